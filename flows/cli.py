@@ -1,0 +1,382 @@
+"""The command line: `axonloom COMMAND --help`.
+
+Exit codes: 0 success; 1 a run began and failed; 2 the input or the configuration cannot be used,
+nothing was computed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from pipeline.config import RunConfig, load_config, parse_config
+from pipeline.errors import InputError, PipelineError
+
+app = typer.Typer(
+    name="axonloom",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="From light-microscopy volumes to neurons that a person can proofread, and their scores.",
+)
+
+Shape = tuple[int, int, int]
+Size = tuple[float, float, float]
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for the output; made if absent.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Local worker processes [default: 2].")
+]
+Serial = Annotated[bool, typer.Option("--serial", help="One process, no cluster.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace output of other parameters in --out.")
+]
+VoxelSize = Annotated[
+    Size | None,
+    typer.Option("--voxel-size", metavar="Z Y X", help="Nanometres; default: the metadata."),
+]
+BlockShape = Annotated[
+    Shape | None, typer.Option("--block", metavar="Z Y X", help="Voxels of a block of work.")
+]
+Image = Annotated[Path, typer.Option("--image", help="TIFF, folder of TIFF planes, or zarr.")]
+Segmentation = Annotated[Path, typer.Option("--segmentation", help="Labels: zarr or TIFF.")]
+
+
+def main() -> None:
+    """Run the command line; errors of the user become one message and an exit code."""
+    try:
+        app()
+    except InputError as error:
+        _fail(error, 2)
+    except PipelineError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; run the same command again to go on")
+        sys.exit(130)
+
+
+def _fail(error: Exception, code: int) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {_escape(str(error))}")
+    sys.exit(code)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _config(out: Path, workers: int | None, serial: bool, **sections: Any) -> RunConfig:
+    from flows.runs import with_workers
+
+    values = {"name": out.resolve().name, "run_dir": out, **sections}
+    return with_workers(parse_config(values, "command line"), workers, serial)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
+
+
+def _execute(
+    config: RunConfig,
+    only: tuple[str, ...] | None,
+    *,
+    overwrite: bool,
+    order: str = "grid",
+    seed: int = 0,
+) -> Path:
+    from flows.launch import launch
+    from workers.runner import Order
+
+    kind: Literal["grid", "shuffled"] = "shuffled" if order == "shuffled" else "grid"
+    return launch(config, only, replace_output=overwrite, order=Order(kind, seed))
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml.")],
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Folder of the run, instead of the file's.")
+    ] = None,
+    workers: Workers = None,
+    serial: Serial = False,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Run as a Prefect flow (server or embedded).")
+    ] = False,
+) -> None:
+    """Run every stage that the inputs allow; what is done is not computed again.
+
+    Run the same command again after a crash or a changed parameter: it continues, and computes
+    again what depends on the change and nothing else.
+    """
+    from flows.launch import report_and_tell
+    from flows.runs import with_workers
+
+    settings = with_workers(load_config(config), workers, serial)
+    if run_dir is not None:
+        settings = settings.model_copy(update={"run_dir": run_dir})
+    if prefect:
+        from flows.reconstruct import reconstruct
+
+        reconstruct(settings)
+        return
+    report_and_tell(_execute(settings, None, overwrite=True))
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    workers: Workers = None,
+    serial: Serial = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Another demo configuration.")
+    ] = None,
+) -> None:
+    """Make a phantom and run everything on it: neurons, pictures and numbers in minutes."""
+    from flows.demo import run_demo
+    from flows.launch import report_and_tell
+
+    report_and_tell(run_demo(out, workers, serial, config))
+
+
+@app.command()
+def phantom(
+    out: Out,
+    shape: Annotated[Shape, typer.Option("--shape", metavar="Z Y X", help="Voxels.")] = (
+        128,
+        256,
+        256,
+    ),
+    neurons: Annotated[int, typer.Option("--neurons", min=0)] = 12,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    voxel_size: VoxelSize = None,
+    block: BlockShape = None,
+    workers: Workers = None,
+    serial: Serial = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a synthetic volume: image.zarr, labels.zarr and the true tracings in swc/."""
+    from flows.demo import run_phantom
+
+    spec = _given(shape=shape, neurons=neurons, seed=seed, voxel_size_nm=voxel_size)
+    config = _config(out, workers, serial, phantom=spec, ingest=_given(block=block))
+    run_phantom(config, replace_output=overwrite)
+
+
+@app.command()
+def ingest(
+    image: Image,
+    out: Out,
+    voxel_size: VoxelSize = None,
+    block: BlockShape = None,
+    workers: Workers = None,
+    serial: Serial = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Copy an image to image.zarr, with pyramid, statistics and tissue mask."""
+    given = _given(image=image.resolve(), voxel_size_nm=voxel_size)
+    config = _config(out, workers, serial, input=given, ingest=_given(block=block))
+    _execute(config, INGEST_STAGES, overwrite=overwrite)
+
+
+INGEST_STAGES = ("ingest", "statistics", "pyramid")
+
+
+@app.command()
+def train(
+    image: Image,
+    out: Out,
+    labels: Annotated[Path | None, typer.Option("--labels", help="Dense labels.")] = None,
+    skeletons: Annotated[
+        Path | None, typer.Option("--skeletons", help="SWC file, folder or zip.")
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML whose sections (train, network, ...) are used."),
+    ] = None,
+    voxel_size: VoxelSize = None,
+    workers: Workers = None,
+    serial: Serial = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the affinity network from dense labels or tracings; the result is OUT/checkpoint."""
+    from flows.runs import with_workers
+
+    given = _given(
+        image=image.resolve(),
+        voxel_size_nm=voxel_size,
+        labels=_absolute(labels),
+        skeletons=_absolute(skeletons),
+    )
+    if labels is None and skeletons is None:
+        raise InputError("train: give --labels or --skeletons to learn from")
+    base = load_config(settings).model_dump() if settings else {}
+    kept = {"swc": base.get("input", {}).get("swc", {})}
+    values = {**base, "name": out.resolve().name, "run_dir": out, "input": {**kept, **given}}
+    config = with_workers(parse_config(values, "command line"), workers, serial)
+    _execute(config, (*INGEST_STAGES, "targets", "train"), overwrite=overwrite)
+
+
+@app.command()
+def predict(
+    image: Image,
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder of a trained network.")],
+    out: Out,
+    voxel_size: VoxelSize = None,
+    block: BlockShape = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    workers: Workers = None,
+    serial: Serial = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict affinities blockwise into OUT/affinities.zarr."""
+    given = _given(
+        image=image.resolve(), checkpoint=checkpoint.resolve(), voxel_size_nm=voxel_size
+    )
+    sections = {"input": given, "predict": {"device": device}, **_given(predict_block=block)}
+    config = _config(out, workers, serial, **sections)
+    _execute(config, (*INGEST_STAGES, "predict"), overwrite=overwrite)
+
+
+@app.command()
+def segment(
+    affinities: Annotated[
+        Path, typer.Option("--affinities", help="zarr (3, z, y, x): uint8, uint16 or float32.")
+    ],
+    out: Out,
+    low: Annotated[float, typer.Option("--low", help="Least affinity of foreground.")] = 0.5,
+    high: Annotated[float, typer.Option("--high", help="Affinities that always join.")] = 0.95,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option("--threshold", help="Agglomerate down to this mean affinity; repeatable."),
+    ] = None,
+    block: BlockShape = None,
+    min_voxels: Annotated[int, typer.Option("--min-voxels", min=0)] = 0,
+    voxel_size: VoxelSize = None,
+    workers: Workers = None,
+    serial: Serial = False,
+    order: Annotated[str, typer.Option("--order", help="grid or shuffled.")] = "grid",
+    seed: Annotated[int, typer.Option("--seed", help="Of a shuffled order.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Segment affinities into OUT/segments.zarr, the same for every block, order and worker."""
+    if order not in ("grid", "shuffled"):
+        raise InputError(f"--order: expected grid or shuffled, got {order!r}")
+    section = _given(block=block, min_voxels=min_voxels, low=low, high=high)
+    section["thresholds"] = tuple(threshold or (0.5,))
+    given = _given(affinities=affinities.resolve(), voxel_size_nm=voxel_size)
+    config = _config(out, workers, serial, input=given, segment=section)
+    stages = ("fragments", "stitch", "edges", "agglomerate", "relabel")
+    _execute(config, stages, overwrite=overwrite, order=order, seed=seed)
+
+
+@app.command()
+def skeletonize(
+    segmentation: Segmentation,
+    out: Out,
+    voxel_size: VoxelSize = None,
+    block: BlockShape = None,
+    workers: Workers = None,
+    serial: Serial = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Trace the centre lines of segments, joined across blocks, into OUT/skeletons and SWC."""
+    given = _given(segments=segmentation.resolve(), voxel_size_nm=voxel_size)
+    config = _config(out, workers, serial, input=given, skeletonize=_given(block=block))
+    _execute(config, ("skeletonize", "join", "export", "proofread"), overwrite=overwrite)
+
+
+@app.command()
+def evaluate(
+    segmentation: Segmentation,
+    skeletons: Annotated[Path, typer.Option("--skeletons", help="SWC file, folder or zip.")],
+    out: Out,
+    voxel_size: VoxelSize = None,
+    axes: Annotated[str, typer.Option("--axes", help="Order of the SWC columns.")] = "xyz",
+    swc_unit: Annotated[str, typer.Option("--swc-unit", help="voxel, um or nm.")] = "voxel",
+    offset: Annotated[
+        Size, typer.Option("--offset", metavar="Z Y X", help="Voxels added to the tracing.")
+    ] = (0.0, 0.0, 0.0),
+    flip: Annotated[
+        list[str] | None, typer.Option("--flip", help="Axis that runs backwards; repeatable.")
+    ] = None,
+    out_of_bounds: Annotated[str, typer.Option("--out-of-bounds", help="zero, drop, raise.")] = (
+        "zero"
+    ),
+    repair: Annotated[bool, typer.Option("--repair/--no-repair", help="Close gaps first.")] = True,
+    max_gap_nm: Annotated[float | None, typer.Option("--max-gap-nm")] = None,
+    merge_min_nodes: Annotated[int, typer.Option("--merge-min-nodes", min=1)] = 1,
+    merge_min_nm: Annotated[float, typer.Option("--merge-min-nm", min=0)] = 0.0,
+    workers: Workers = None,
+    serial: Serial = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score a segmentation against tracings: OUT/metrics.json and OUT/neurons.csv."""
+    swc = {"axes": axes, "unit": swc_unit, "offset": offset, "flip": tuple(flip or ())}
+    given = _given(
+        segments=segmentation.resolve(),
+        skeletons=skeletons.resolve(),
+        voxel_size_nm=voxel_size,
+        swc=swc,
+    )
+    section = {
+        "repair": repair,
+        "max_gap_nm": max_gap_nm,
+        "merge_min_nodes": merge_min_nodes,
+        "merge_min_nm": merge_min_nm,
+        "out_of_bounds": out_of_bounds,
+    }
+    config = _config(out, workers, serial, input=given, evaluate=section)
+    _execute(config, ("node_labels", "evaluate"), overwrite=overwrite)
+    from flows.launch import print_scores
+
+    print_scores(out)
+
+
+@app.command()
+def proofread(
+    segmentation: Segmentation,
+    out: Out,
+    voxel_size: VoxelSize = None,
+    image: Annotated[Path | None, typer.Option("--image", help="Shown under the segments.")] = None,
+    workers: Workers = None,
+    serial: Serial = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write what a viewer needs: precomputed segments, skeletons, SWC and a Neuroglancer state."""
+    given = _given(
+        segments=segmentation.resolve(), image=_absolute(image), voxel_size_nm=voxel_size
+    )
+    config = _config(out, workers, serial, input=given)
+    first = INGEST_STAGES if image is not None else ()
+    stages = (*first, "skeletonize", "join", "export", "proofread")
+    _execute(config, stages, overwrite=overwrite)
+
+
+@app.command()
+def status(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Show the stages of a run: blocks done, empty, masked and failed, and speed."""
+    from flows.status import print_status
+
+    print_status(run_dir, Console())
+
+
+@app.command()
+def view(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Show a run in Neuroglancer, served from this machine, offline."""
+    from flows.launch import view_run
+
+    view_run(run_dir, host, port)

@@ -1,0 +1,95 @@
+"""Running a configuration from the command line, with progress, and telling what came out."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.progress import QuietProgress, TerminalProgress
+from flows.report import write_report
+from flows.runs import prepare, run_stages
+from pipeline.config import RunConfig
+from pipeline.errors import InputError
+from pipeline.report.viewer import serve
+from pipeline.stages.run import Run
+from workers.runner import Order
+
+
+def launch(
+    config: RunConfig,
+    only: Sequence[str] | None = None,
+    *,
+    replace_output: bool = True,
+    order: Order | None = None,
+) -> Path:
+    """Run stages with progress on the terminal; gives the run directory.
+
+    Raises:
+        InputError: before anything is written or computed.
+        StageError: blocks failed.
+    """
+    run, stages = prepare(config, only=only, replace_output=replace_output)
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with TerminalProgress(run, console) as progress:
+            run_stages(run, stages, order=order, observe=progress.observe)
+    else:
+        run_stages(run, stages, order=order, observe=QuietProgress(console).observe)
+    return run.directory
+
+
+def report_and_tell(directory: Path) -> None:
+    """Write the report of a finished run and say where everything is."""
+    console = Console(soft_wrap=True)
+    report = write_report(Run(directory))
+    if (directory / "metrics.json").exists():
+        print_scores(directory)
+    console.print(f"report  {report}", highlight=False)
+    console.print(f"viewer  axonloom view {directory}", highlight=False)
+
+
+_ROWS = {
+    "nerl": "normalized ERL",
+    "erl_nm": "ERL (nm)",
+    "edge_accuracy": "edge accuracy (%)",
+    "pct_omit": "omitted edges (%)",
+    "pct_split": "split edges (%)",
+    "pct_merged": "merged edges (%)",
+    "splits": "splits",
+    "merges_total": "merges",
+}
+
+
+def print_scores(directory: Path) -> None:
+    """The main scores of a run, beside those of the plain baseline."""
+    metrics = json.loads((directory / "metrics.json").read_text())
+    table = Table("score", "this run", title=f"{len(metrics['per_skeleton'])} tracings")
+    columns = [metrics["overall"]]
+    if "baseline" in metrics:
+        table.add_column("threshold + components")
+        columns.append(metrics["baseline"]["overall"])
+    for key, name in _ROWS.items():
+        table.add_row(name, *(_figure(column[key]) for column in columns))
+    Console().print(table)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def view_run(directory: Path, host: str, port: int) -> None:
+    """Serve the viewer of a run until interrupted."""
+    state = directory / "neuroglancer.json"
+    if not state.exists() or not state.stat().st_size:
+        raise InputError(f"{state}: no viewer state; run `axonloom run` or `axonloom proofread`")
+    console = Console(soft_wrap=True)
+    with serve(directory, json.loads(state.read_text()), port=port, host=host) as server:
+        console.print(f"viewer  {server.url}\nCtrl+C ends it", highlight=False)
+        threading.Event().wait()

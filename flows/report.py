@@ -1,0 +1,241 @@
+"""Gathering what a run left behind into its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.status import StageStatus, run_status
+from pipeline.errors import InputError
+from pipeline.geometry import Roi
+from pipeline.report.facts import (
+    InputFacts,
+    LineSet,
+    OutputFile,
+    ProjectionFacts,
+    ScoreFacts,
+    SegmentFacts,
+    SegmentRow,
+    StageFacts,
+    ThresholdFacts,
+    TrainingPhase,
+)
+from pipeline.report.page import ReportData, render_report
+from pipeline.stages import plan
+from pipeline.stages.project import projection_grid, projections
+from pipeline.stages.run import Run
+from pipeline.stages.segmentation import fragments_grid
+from pipeline.stages.skeletonize import read_joined
+from pipeline.storage.atomic import write_text
+from pipeline.storage.tables import read_table
+
+LARGEST = 20
+_OUTPUTS = {
+    "metrics.json": "scores",
+    "neurons.csv": "scores of each tracing",
+    "segments.zarr": "segments, OME-NGFF",
+    "fragments.zarr": "fragments before agglomeration",
+    "affinities.zarr": "affinities",
+    "image.zarr": "the image with its pyramid",
+    "precomputed": "segments and skeletons for Neuroglancer",
+    "proofread": "SWC of each segment, tables, viewer state",
+    "checkpoint": "the trained network",
+    "history": "merge history: any threshold without voxels",
+    "config.yaml": "the configuration, resolved",
+}
+_LIBRARIES = ("axonloom", "torch", "numpy", "numba", "zarr", "tensorstore", "kimimaro")
+
+
+def write_report(run: Run) -> Path:
+    """Write report.html into the run directory; parts that the run has not made are left out.
+
+    Raises:
+        InputError: the run has no stage that began.
+    """
+    stages = run_status(run.directory, [stage.name for stage in plan(run.config)])
+    if not stages:
+        raise InputError(f"{run.directory}: no stage of this run has begun")
+    complete = {s.stage for s in stages if s.state == "complete"}
+    has_scores = "evaluate" in complete
+    data = ReportData(
+        name=run.config.name,
+        when=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        source=_source(run),
+        commands={
+            "resume": f"axonloom run {run.directory / 'config.yaml'}",
+            "view": f"axonloom view {run.directory}",
+            "status": f"axonloom status {run.directory}",
+        },
+        versions={name: version(name) for name in _LIBRARIES},
+        wall_seconds=_wall_seconds(run, stages),
+        projections=_projections(run, complete) if "project" in complete else None,
+        training=list(_training(run)),
+        stages=[_stage(s) for s in stages],
+        foreground_share=_foreground(run) if "fragments" in complete else None,
+        scores=_scores(run) if has_scores else None,
+        threshold=_threshold(run) if "tune" in complete else None,
+        segments=_segments(run) if {"agglomerate", "join"} <= complete else None,
+        outputs=list(_outputs(run.directory)),
+    )
+    path = run.directory / "report.html"
+    write_text(path, render_report(data))
+    return path
+
+
+def _source(run: Run) -> InputFacts:
+    given = run.config.input
+    path = given.image or given.affinities or given.segments
+    return InputFacts(str(path), run.shape, str(run.source.dtype), run.voxel_size_nm)
+
+
+def _wall_seconds(run: Run, stages: list[StageStatus]) -> float:
+    """Time of the workers, shared between them: what an undisturbed run takes at the least."""
+    workers = run.config.execution.workers if run.config.execution.kind == "local" else 1
+    spread = sum(
+        sum(s.block_seconds) / min(workers, max(1, len(s.block_seconds))) for s in stages
+    )
+    return float(spread)
+
+
+def _stage(status: StageStatus) -> StageFacts:
+    return StageFacts(
+        name=status.stage,
+        total=status.blocks,
+        done=status.done,
+        empty=status.empty,
+        masked=status.masked,
+        failed=status.failed,
+        wall_seconds=sum(status.block_seconds),
+        voxels=status.voxels * (status.done + status.empty) // status.blocks,
+        block_seconds=list(status.block_seconds),
+    )
+
+
+def _foreground(run: Run) -> NDArray[np.float64]:
+    grid = fragments_grid(run)
+    share = np.full(grid.cells, np.nan)
+    for mark in run.ledger("fragments").marks.values():
+        if mark.state in ("done", "empty"):
+            share[grid[mark.block].position] = mark.stats.get("foreground_share", 0.0)
+    return share
+
+
+def _projections(run: Run, complete: set[str]) -> ProjectionFacts:
+    pictures: dict[str, Any] = dict(projections(run))
+    skeletons = None
+    if "join" in complete:
+        joined = read_joined(run)
+        skeletons = LineSet.of(list(joined.values()), list(joined))
+    tracings = LineSet.of(run.truth()) if run.config.input.skeletons is not None else None
+    regions: dict[str, list[Roi]] = {}
+    for name, region in (
+        ("trained", run.config.regions.train),
+        ("scored", run.config.regions.score),
+    ):
+        if region is not None:
+            regions[name] = [region.roi]
+    affinity_max = 255
+    if "affinities" in pictures and run.volume("affinities").dtype == np.uint16:
+        affinity_max = 65535
+    return ProjectionFacts(
+        grid=projection_grid(run),
+        image=pictures.get("image"),
+        affinities=pictures.get("affinities"),
+        affinity_max=affinity_max,
+        segments=pictures.get("segments"),
+        skeletons=skeletons,
+        tracings=tracings,
+        regions=regions,
+    )
+
+
+_TERMS = {"loss": "total", "voxel_loss": "voxel", "split_loss": "split", "merge_loss": "merge"}
+
+
+def _training(run: Run) -> Iterator[TrainingPhase]:
+    log = run.path("checkpoint") / "log.jsonl"
+    if not log.exists():
+        return
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    for phase, rows in groupby(records, key=lambda record: record["phase"]):
+        of_phase = list(rows)
+        terms = {
+            label: [np.nan if row[name] is None else row[name] for row in of_phase]
+            for name, label in _TERMS.items()
+            if any(row.get(name) is not None for row in of_phase)
+        }
+        yield TrainingPhase(
+            name=phase,
+            steps=[row["step"] for row in of_phase],
+            terms=terms,
+            learning_rate=[row["lr"] for row in of_phase],
+        )
+
+
+def _scores(run: Run) -> ScoreFacts:
+    metrics = json.loads(run.path("metrics").read_text())
+    baseline = metrics.get("baseline")
+    score, learned = run.config.regions.score, run.config.regions.train
+    return ScoreFacts(
+        run=metrics,
+        baseline=baseline,
+        baseline_name=(
+            f"image >= {baseline['threshold']:.4g}, connected components" if baseline else ""
+        ),
+        scored_on=f"voxels {score.roi}" if score else "the whole volume",
+        trained_on=f"voxels {learned.roi}" if learned else "the whole volume",
+    )
+
+
+def _threshold(run: Run) -> ThresholdFacts:
+    tuning = json.loads(run.path("tuning").read_text())
+    curve = tuning["curve"]
+    return ThresholdFacts(
+        thresholds=[row["threshold"] for row in curve],
+        scores={f"low {tuning['low']}, high {tuning['high']}": [row["nerl"] for row in curve]},
+        chosen=tuning["threshold"],
+        data="the training region",
+    )
+
+
+def _segments(run: Run) -> SegmentFacts:
+    table = read_table(run.path("lookup") / "segments.arrow")
+    joined = read_joined(run)
+    order = np.argsort(-table["voxels"].astype(np.int64), kind="stable")[:LARGEST]
+    rows = []
+    for index in order:
+        skeleton = joined.get(int(table["id"][index]))
+        rows.append(
+            SegmentRow(
+                id=int(table["id"][index]),
+                voxels=int(table["voxels"][index]),
+                cable_nm=(
+                    float(skeleton.edge_lengths_nm(run.voxel_size_nm).sum()) if skeleton else None
+                ),
+                branch_points=(
+                    int((np.bincount(skeleton.edges.reshape(-1)) > 2).sum()) if skeleton else None
+                ),
+            )
+        )
+    return SegmentFacts(sizes=table["voxels"].astype(np.float64), largest=rows)
+
+
+def _outputs(directory: Path) -> Iterator[OutputFile]:
+    for name, what in _OUTPUTS.items():
+        path = directory / name
+        if path.exists():
+            yield OutputFile(name, what, _size(path))
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

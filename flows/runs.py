@@ -1,0 +1,151 @@
+"""Running the stages of a configuration, in order: plain functions, no server needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.config import RunConfig, save_config
+from pipeline.errors import InputError
+from pipeline.stages import plan
+from pipeline.stages.base import Stage
+from pipeline.stages.keys import StageKey, inputs_of, stage_keys
+from pipeline.stages.run import Run
+from pipeline.storage.ledger import run_lock
+from workers.executors import Executor, make_executor
+from workers.runner import (
+    Order,
+    StageReport,
+    refuse_foreign_output,
+    require_complete,
+    run_stage,
+)
+
+Observer = Callable[[Stage, StageReport], None]
+
+
+def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -> None:
+    """Refuse, before anything is written or computed, what cannot succeed.
+
+    Raises:
+        InputError: unusable input or configuration, a folder that cannot be written.
+        OutputExistsError: output of other parameters that must not be replaced.
+    """
+    require_writable(config.run_dir)
+    if not stages:
+        raise InputError("nothing to do: the configuration gives no input for any stage")
+    draft = Run(config.run_dir.resolve(), config)
+    _ = draft.shape, draft.train_roi, draft.score_roi
+    for stage in stages:
+        stage.check(draft)
+    keys = stage_keys(draft, stages)
+    for stage in stages:
+        ledger = draft.ledger(stage.name)
+        if not ledger.holds(keys[stage.name].key):
+            refuse_foreign_output(
+                stage, draft, keys[stage.name], ledger, replace=replace_output
+            )
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written; it need not exist yet."""
+    place = folder.resolve()
+    if place.exists() and not place.is_dir():
+        raise InputError(f"{folder}: expected a folder for the output, found a file")
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be written (no permission in {place})")
+
+
+def prepare(
+    config: RunConfig, *, only: Sequence[str] | None = None, replace_output: bool = True
+) -> tuple[Run, tuple[Stage, ...]]:
+    """Check everything, then make the run directory and write the resolved configuration.
+
+    Args:
+        config: of the run.
+        only: names of the stages to run; default all that the inputs allow.
+        replace_output: whether output of other parameters may be replaced.
+    """
+    stages = plan(config)
+    if only is not None:
+        stages = tuple(stage for stage in stages if stage.name in only)
+    check(config, stages, replace_output=replace_output)
+    directory = config.run_dir.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    resolved = config.model_copy(update={"run_dir": directory})
+    with run_lock(directory / "ledger"):
+        save_config(resolved, directory / "config.yaml")
+    return Run(directory), stages
+
+
+def run_stages(
+    run: Run,
+    stages: Sequence[Stage],
+    *,
+    only: Sequence[str] | None = None,
+    order: Order | None = None,
+    observe: Observer = lambda _stage, _report: None,
+) -> list[StageReport]:
+    """Run stages one after the other with the configured executor.
+
+    Args:
+        run: where.
+        stages: all of the run, producers first: their keys hang together.
+        only: names of those to run now; default all.
+        order: of the blocks.
+        observe: called with each stage's counts as they change.
+
+    Raises:
+        StageError: a stage ended with failed blocks; those before it stay done.
+    """
+    executor = make_executor(run.config.execution)
+    try:
+        with run_lock(run.directory / "ledger"):
+            keys = stage_keys(run, stages)
+            return [
+                _run_one(stage, run, stages, keys[stage.name], executor, order, observe)
+                for stage in stages
+                if only is None or stage.name in only
+            ]
+    finally:
+        executor.close()
+
+
+def _run_one(
+    stage: Stage,
+    run: Run,
+    stages: Sequence[Stage],
+    key: StageKey,
+    executor: Executor,
+    order: Order | None,
+    observe: Observer,
+) -> StageReport:
+    needed = set(inputs_of(stage, run, stages))
+    for other in stages:
+        if needed & set(other.writes):
+            require_complete(other, run)
+    return run_stage(
+        stage,
+        run,
+        key,
+        executor,
+        order=order or Order(),
+        progress=lambda report: observe(stage, report),
+    )
+
+
+def with_workers(config: RunConfig, workers: int | None, serial: bool) -> RunConfig:
+    """The configuration with another number of local workers, or none."""
+    if serial:
+        execution = config.execution.model_copy(update={"kind": "serial", "address": None})
+    elif workers is not None:
+        update = {"kind": "local", "workers": workers, "address": None}
+        execution = config.execution.model_copy(update=update)
+    else:
+        return config
+    return config.model_copy(update={"execution": execution})
+
+

@@ -1,0 +1,109 @@
+"""What the ledgers of a run say: stages, blocks and speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import InputError
+from pipeline.storage.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Counts of one stage, from its ledger.
+
+    Attributes:
+        block_seconds: time of each block computed, in the order of the ledger.
+        voxels: of the whole stage.
+    """
+
+    stage: str
+    blocks: int
+    done: int
+    empty: int
+    masked: int
+    failed: int
+    block_seconds: tuple[float, ...]
+    voxels: int
+    errors: tuple[tuple[int, str], ...]
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if self.done + self.empty + self.masked == self.blocks:
+            return "complete"
+        return "failed" if self.failed else "partial"
+
+    @property
+    def voxels_per_second(self) -> float | None:
+        """Voxels of the computed blocks over the time of their workers."""
+        seconds = sum(self.block_seconds)
+        if not seconds:
+            return None
+        return self.voxels * (self.done + self.empty) / self.blocks / seconds
+
+
+def stage_status(path: Path) -> StageStatus | None:
+    """The status of one ledger; None before its stage began."""
+    ledger = Ledger(path)
+    if ledger.header is None:
+        return None
+    marks = ledger.marks.values()
+    _, shape, _ = ledger.header.description["grid"]
+    return StageStatus(
+        stage=ledger.header.stage,
+        blocks=ledger.header.blocks,
+        done=ledger.count("done"),
+        empty=ledger.count("empty"),
+        masked=ledger.count("masked"),
+        failed=ledger.count("failed"),
+        block_seconds=tuple(m.seconds for m in marks if m.state in ("done", "empty")),
+        voxels=shape[0] * shape[1] * shape[2],
+        errors=tuple((m.block, m.error or "") for m in marks if m.state == "failed"),
+    )
+
+
+def run_status(directory: Path, names: list[str]) -> list[StageStatus]:
+    """The status of each stage that has begun, in the order of `names`.
+
+    Raises:
+        InputError: no run directory.
+    """
+    folder = directory / "ledger"
+    if not folder.is_dir():
+        raise InputError(f"{directory}: not a run directory, it has no ledger")
+    found = {path.stem: path for path in folder.glob("*.jsonl")}
+    known = [name for name in names if name in found]
+    others = sorted(set(found) - set(known))
+    return [s for name in (*known, *others) if (s := stage_status(found[name])) is not None]
+
+
+def print_status(directory: Path, console: Console) -> None:
+    """A table of the stages and the causes of failures."""
+    from pipeline.stages import STAGES
+
+    stages = run_status(directory, [stage.name for stage in STAGES])
+    table = Table(title=f"{directory} (seconds of all workers)", box=SIMPLE)
+    for name in ("stage", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("blocks", "done", "empty", "masked", "failed", "seconds", "Mvoxel/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for s in stages:
+        rate = s.voxels_per_second
+        counts = (s.blocks, s.done, s.empty, s.masked, s.failed)
+        table.add_row(
+            s.stage,
+            s.state,
+            *(str(count) for count in counts),
+            f"{sum(s.block_seconds):.1f}",
+            "-" if rate is None else f"{rate / 1e6:.2f}",
+        )
+    console.print(table)
+    for s in stages:
+        for block, error in s.errors[:5]:
+            console.print(f"{s.stage} block {block}: {error}", highlight=False, markup=False)

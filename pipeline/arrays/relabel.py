@@ -1,0 +1,217 @@
+"""Renaming labels through sparse maps, and the voxel counts that decide which segments stay.
+
+A sparse map is a pair (ids, targets) with strictly increasing ids: an id that is not listed keeps
+its own value. Background, 0, stays 0 whatever the map says.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from pipeline.arrays.labels import Labels, SparseMap
+from pipeline.errors import DtypeError, InputError, ShapeError
+
+# Direct-mapped cache in front of the binary search: labels come back row after row.
+_CACHE_BITS = 12
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def check_lookup(ids: NDArray[np.uint64], targets: NDArray[np.uint64]) -> None:
+    """Refuse what is no sparse map.
+
+    Raises:
+        DtypeError: not uint64.
+        ShapeError: ids and targets differ in length or have more than one axis.
+        InputError: ids do not increase strictly.
+    """
+    if ids.dtype != np.uint64 or targets.dtype != np.uint64:
+        raise DtypeError(f"a lookup holds uint64, got ids {ids.dtype}, targets {targets.dtype}")
+    if ids.ndim != 1 or ids.shape != targets.shape:
+        raise ShapeError(f"a lookup has one target per id, got {ids.shape} and {targets.shape}")
+    if len(ids) > 1 and not np.all(ids[:-1] < ids[1:]):
+        raise InputError("the ids of a lookup must increase strictly; sort them, without repeats")
+
+
+def apply_lookup(
+    labels: NDArray[np.uint64], ids: NDArray[np.uint64], targets: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """A new array with every label replaced by its target; unlisted labels and 0 stay.
+
+    Args:
+        labels: uint64, any shape; not changed.
+        ids: (n,) uint64, strictly increasing.
+        targets: (n,) uint64.
+
+    Raises:
+        DtypeError, ShapeError, InputError: as `check_lookup`; labels are not uint64.
+    """
+    if labels.dtype != np.uint64:
+        raise DtypeError(f"labels are uint64, got {labels.dtype}")
+    check_lookup(ids, targets)
+    out = np.empty(labels.shape, np.uint64)
+    flat = np.ascontiguousarray(labels).reshape(-1)
+    _replace(flat, np.ascontiguousarray(ids), np.ascontiguousarray(targets), out.reshape(-1))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _target(label: int, ids: np.ndarray, targets: np.ndarray) -> int:
+    begin = 0
+    end = ids.size
+    while begin < end:
+        middle = (begin + end) >> 1
+        if ids[middle] < label:
+            begin = middle + 1
+        else:
+            end = middle
+    if begin < ids.size and ids[begin] == label:
+        return targets[begin]
+    return label
+
+
+@njit(cache=True, nogil=True)
+def _replace(flat: np.ndarray, ids: np.ndarray, targets: np.ndarray, out: np.ndarray) -> None:
+    known = np.zeros(1 << _CACHE_BITS, np.uint64)
+    answer = np.zeros(1 << _CACHE_BITS, np.uint64)
+    shift = np.uint64(64 - _CACHE_BITS)
+    last = np.uint64(0)
+    value = np.uint64(0)
+    for i in range(flat.size):
+        label = flat[i]
+        if label != last:
+            last = label
+            if label == 0:
+                value = np.uint64(0)
+            else:
+                slot = (label * _SPREAD) >> shift
+                if known[slot] != label:
+                    known[slot] = label
+                    answer[slot] = _target(label, ids, targets)
+                value = answer[slot]
+        out[i] = value
+
+
+def restrict_lookup(
+    labels_present: NDArray[np.uint64], ids: NDArray[np.uint64], targets: NDArray[np.uint64]
+) -> SparseMap:
+    """The rows of a lookup that a block needs.
+
+    Args:
+        labels_present: (m,) uint64, the labels of the block, any order, repeats allowed.
+        ids: (n,) uint64, strictly increasing.
+        targets: (n,) uint64.
+
+    Returns:
+        (ids, targets) of the labels that are present and listed, ids strictly increasing.
+
+    Raises:
+        DtypeError, ShapeError, InputError: as `check_lookup`.
+    """
+    check_lookup(ids, targets)
+    if not len(ids):
+        return ids.copy(), targets.copy()
+    wanted = np.unique(np.asarray(labels_present, np.uint64))
+    rows = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    rows = rows[ids[rows] == wanted]
+    return ids[rows], targets[rows]
+
+
+def count_voxels(labels: Labels) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """(ids, voxels): every non-zero label, increasing, and how many voxels carry it (uint64).
+
+    Raises:
+        DtypeError: labels are not uint64.
+    """
+    if labels.dtype != np.uint64:
+        raise DtypeError(f"labels are uint64, got {labels.dtype}")
+    keys, counts = _count(np.ascontiguousarray(labels).reshape(-1))
+    used = keys != 0
+    ids, voxels = keys[used], counts[used]
+    order = np.argsort(ids)
+    return ids[order], voxels[order]
+
+
+@njit(cache=True, nogil=True)
+def _slot(keys: np.ndarray, label: int) -> int:
+    """Where `label` is, or the free slot where it belongs; a key of 0 is free."""
+    mask = keys.size - 1
+    slot = np.int64((label * _SPREAD) >> np.uint64(32)) & mask
+    while keys[slot] != 0 and keys[slot] != label:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@njit(cache=True, nogil=True)
+def _count(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    keys = np.zeros(1024, np.uint64)
+    counts = np.zeros(1024, np.uint64)
+    used = 0
+    i = 0
+    while i < flat.size:
+        label = flat[i]
+        begin = i
+        while i < flat.size and flat[i] == label:
+            i += 1
+        if label == 0:
+            continue
+        slot = _slot(keys, label)
+        if keys[slot] == 0:
+            keys[slot] = label
+            used += 1
+        counts[slot] += np.uint64(i - begin)
+        if 2 * used > keys.size:
+            old_keys, old_counts = keys, counts
+            keys = np.zeros(2 * old_keys.size, np.uint64)
+            counts = np.zeros(2 * old_keys.size, np.uint64)
+            for k in range(old_keys.size):
+                if old_keys[k] != 0:
+                    slot = _slot(keys, old_keys[k])
+                    keys[slot] = old_keys[k]
+                    counts[slot] = old_counts[k]
+    return keys, counts
+
+
+def sum_counts(
+    ids: NDArray[np.uint64], voxels: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Rows with equal ids added: ids strictly increasing, and their totals (uint64).
+
+    The counts of several blocks, concatenated in any order, give those of the volume.
+
+    Raises:
+        ShapeError: not one count per id.
+    """
+    ids = np.asarray(ids, np.uint64)
+    voxels = np.asarray(voxels, np.uint64)
+    if ids.ndim != 1 or ids.shape != voxels.shape:
+        raise ShapeError(f"expected one voxel count per id, got {ids.shape} and {voxels.shape}")
+    order = np.argsort(ids)
+    ordered = ids[order]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
+    if not len(first):
+        return ordered, voxels.copy()
+    return ordered[first], np.add.reduceat(voxels[order], first)
+
+
+def drop_small(
+    segments: NDArray[np.uint64], voxels: NDArray[np.uint64], min_voxels: int
+) -> SparseMap:
+    """The lookup that sends every segment with fewer than `min_voxels` voxels to 0.
+
+    Args:
+        segments: (n,) uint64; rows with the same segment are added first, so it may be given the
+            segment of every fragment, or the counts of all blocks: totals of the whole volume.
+        voxels: (n,) uint64.
+        min_voxels: smallest size that stays; 0 and 1 drop nothing.
+
+    Raises:
+        InputError: min_voxels is negative.
+        ShapeError: not one count per segment.
+    """
+    if min_voxels < 0:
+        raise InputError(f"min_voxels is a number of voxels, got {min_voxels}")
+    ids, totals = sum_counts(segments, voxels)
+    dropped = ids[(totals < np.uint64(min_voxels)) & (ids != 0)]
+    return dropped, np.zeros(len(dropped), np.uint64)

@@ -1,0 +1,1 @@
+"""Torch: the affinity network, its losses, training and inference."""

@@ -1,0 +1,102 @@
+"""What a user should do next, read off the report's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.report.facts import ReportData, ScoreFacts, ThresholdFacts
+from pipeline.report.quantities import decimal
+from pipeline.report.score_tables import number, overall
+
+_ERRORS = {
+    "pct_omit": (
+        "of the tracings' edges lie on background: the network misses neurites. Look at the "
+        "affinities where a tracing has no skeleton beside it. More training data of such places, "
+        "longer training or a lower limit for fragments help; the agglomeration threshold "
+        "does not."
+    ),
+    "pct_split": (
+        "of the tracings' edges join two segments: neurites are cut. A lower agglomeration "
+        "threshold joins more (see the threshold curve for what it costs in merges); the split "
+        "sites are listed for proofreading."
+    ),
+    "pct_merged": (
+        "of the tracings' edges lie in segments that hold more than one neuron. A higher "
+        "agglomeration threshold separates more (see the threshold curve for what it costs in "
+        "splits); the merge sites are listed for proofreading."
+    ),
+}
+_SMALL_PERCENT = 1.0
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """One advice: `urgent` if results are incomplete or doubtful without it."""
+
+    text: str
+    command: str = ""
+    urgent: bool = False
+
+
+def next_steps(data: ReportData) -> list[NextStep]:
+    """What to do next, the urgent first."""
+    steps = [*_unfinished(data)]
+    if data.scores is not None:
+        steps += _from_scores(data.scores)
+    elif data.segments is not None or data.stages:
+        text = (
+            "Nothing was scored. With SWC tracings of a few neurons this report says how good the "
+            "segmentation is."
+        )
+        steps.append(NextStep(text, data.commands.get("score", "")))
+    if data.threshold is not None:
+        steps += _from_threshold(data.threshold)
+    if "view" in data.commands:
+        steps.append(NextStep("Look at the result in the viewer.", data.commands["view"]))
+    return sorted(steps, key=lambda step: not step.urgent)
+
+
+def _unfinished(data: ReportData) -> Iterator[NextStep]:
+    parts = []
+    for stage in data.stages:
+        if stage.failed:
+            parts.append(f"{stage.name}: {stage.failed:,} failed")
+        if stage.missing > 0:
+            parts.append(f"{stage.name}: {stage.missing:,} not finished")
+    if parts:
+        text = f"Blocks are missing ({'; '.join(parts)}). Resume the run; finished blocks are kept."
+        yield NextStep(text, data.commands.get("resume", ""), urgent=True)
+
+
+def _from_scores(scores: ScoreFacts) -> Iterator[NextStep]:
+    run = overall(scores.run)
+    outside, edges = number(run.get("out_of_bounds_nodes")), number(run.get("edges"))
+    if outside and edges and outside > 0.02 * edges:
+        text = (
+            f"{decimal(outside)} nodes of the tracings lie outside of the volume. Check their "
+            "unit, offset and the direction of each axis before trusting the scores."
+        )
+        yield NextStep(text, urgent=True)
+    before = number(overall(scores.baseline).get("nerl"))
+    now = number(run.get("nerl"))
+    if before is not None and now is not None and now < before:
+        yield NextStep(
+            f"The {scores.baseline_name} scores higher (normalized ERL {before:.3f} against "
+            f"{now:.3f}). Compare the training curves before using this network.",
+            urgent=True,
+        )
+    shares = {key: number(run.get(key)) or 0.0 for key in _ERRORS}
+    worst = max(shares, key=lambda key: shares[key])
+    if shares[worst] >= _SMALL_PERCENT:
+        yield NextStep(f"{decimal(shares[worst], 1)} % {_ERRORS[worst]}")
+
+
+def _from_threshold(facts: ThresholdFacts) -> Iterator[NextStep]:
+    if facts.chosen is None or len(facts.thresholds) < 3:
+        return
+    if facts.chosen in (min(facts.thresholds), max(facts.thresholds)):
+        yield NextStep(
+            f"The chosen threshold {facts.chosen:.3g} is at the end of those tried; "
+            "a wider sweep may find a better one."
+        )

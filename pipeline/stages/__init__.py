@@ -1,0 +1,91 @@
+"""The table of stages, and which of them a configuration runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.config import RunConfig
+from pipeline.stages.base import Stage
+from pipeline.stages.evaluate import BASELINE, EVALUATE, NODE_LABELS
+from pipeline.stages.ingest import INGEST, PYRAMID, STATISTICS
+from pipeline.stages.predict import PREDICT
+from pipeline.stages.project import PROJECT
+from pipeline.stages.proofread import EXPORT, PROOFREAD
+from pipeline.stages.segmentation import AGGLOMERATE, EDGES, FRAGMENTS, RELABEL, STITCH
+from pipeline.stages.skeletonize import JOIN, SKELETONIZE
+from pipeline.stages.targets import TARGETS
+from pipeline.stages.train import TRAIN
+from pipeline.stages.tune import TUNE
+
+
+def _has_image(config: RunConfig) -> bool:
+    return config.input.image is not None
+
+
+def _trains(config: RunConfig) -> bool:
+    given = config.input
+    return (
+        _has_image(config)
+        and given.checkpoint is None
+        and given.affinities is None
+        and given.segments is None
+        and (given.labels is not None or given.skeletons is not None)
+    )
+
+
+def _predicts(config: RunConfig) -> bool:
+    given = config.input
+    absent = given.affinities is None and given.segments is None
+    return _has_image(config) and absent and (given.checkpoint is not None or _trains(config))
+
+
+def _segments(config: RunConfig) -> bool:
+    given = config.input
+    return given.segments is None and (given.affinities is not None or _predicts(config))
+
+
+def _labelled(config: RunConfig) -> bool:
+    return config.input.segments is not None or _segments(config)
+
+
+def _scores(config: RunConfig) -> bool:
+    return _labelled(config) and config.input.skeletons is not None
+
+
+def _tunes(config: RunConfig) -> bool:
+    return _segments(config) and config.segment.tune and config.input.skeletons is not None
+
+
+def _baselines(config: RunConfig) -> bool:
+    return _scores(config) and _has_image(config) and config.evaluate.baseline
+
+
+_TABLE: tuple[tuple[Stage, Callable[[RunConfig], bool]], ...] = (
+    (INGEST, _has_image),
+    (STATISTICS, _has_image),
+    (PYRAMID, _has_image),
+    (TARGETS, _trains),
+    (TRAIN, _trains),
+    (PREDICT, _predicts),
+    (TUNE, _tunes),
+    (FRAGMENTS, _segments),
+    (STITCH, _segments),
+    (EDGES, _segments),
+    (AGGLOMERATE, _segments),
+    (RELABEL, _segments),
+    (SKELETONIZE, _labelled),
+    (JOIN, _labelled),
+    (NODE_LABELS, _scores),
+    (BASELINE, _baselines),
+    (EVALUATE, _scores),
+    (EXPORT, _labelled),
+    (PROOFREAD, _labelled),
+    (PROJECT, _labelled),
+)
+
+STAGES: tuple[Stage, ...] = tuple(stage for stage, _ in _TABLE)
+
+
+def plan(config: RunConfig) -> tuple[Stage, ...]:
+    """The stages that the configuration's inputs allow, producers first."""
+    return tuple(stage for stage, wanted in _TABLE if wanted(config))

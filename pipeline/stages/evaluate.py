@@ -1,0 +1,247 @@
+"""Evaluate: labels at the nodes of the tracings, then scores from tables.
+
+1. `node_labels` reads each box that holds nodes once.
+2. `baseline` does the same for threshold + connected components of the image: components are made
+   and stitched as fragments are, so that the baseline has no seams either.
+3. `evaluate` scores both, into metrics.json and neurons.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.fragments import extract_fragments
+from pipeline.arrays.metrics import Scores, score
+from pipeline.arrays.relabel import apply_lookup
+from pipeline.arrays.skeleton import Skeleton
+from pipeline.arrays.skeleton_nodes import inside_roi, labels_at_nodes, node_voxels
+from pipeline.arrays.stitch import joined_pairs, resolve
+from pipeline.arrays.threshold import mask_affinities
+from pipeline.errors import DtypeError, ShapeError
+from pipeline.geometry import Block, BlockGrid, Roi
+from pipeline.stages.base import BlockResult, Stage, one_block
+from pipeline.stages.faces import LOWER, UPPER, holding_blocks, predecessor, read_face, write_faces
+from pipeline.stages.ingest import statistics_of
+from pipeline.stages.run import Run
+from pipeline.stages.segmentation import output_grid
+from pipeline.stages.truth import check_truth, scored_truth
+from pipeline.stages.tune import scoring_options
+from pipeline.storage.atomic import write_json, write_text
+from pipeline.storage.source import open_source
+from pipeline.storage.tables import read_table, write_table
+
+
+def _any_node(block: Block, run: Run) -> bool:
+    return any(inside_roi(node_voxels(s), block.write).any() for s in scored_truth(run))
+
+
+def _check(run: Run) -> None:
+    check_truth(run)
+    foreign = run.foreign("segments")
+    if foreign is None:
+        return
+    segments = open_source(foreign)
+    if segments.dtype.kind not in "iu":
+        raise DtypeError(f"{foreign}: a segmentation holds integers, got {segments.dtype}")
+    if segments.shape != run.shape:
+        raise ShapeError(
+            f"{foreign}: segments of shape {segments.shape}, but the volume has {run.shape}"
+        )
+
+
+def _node_labels(block: Block, run: Run) -> BlockResult:
+    labels = open_source(run.path("segments")).read(block.write)
+    rows = write_node_labels("node_labels", block, labels, run)
+    return BlockResult(stats={"nodes": rows})
+
+
+def write_node_labels(
+    artifact: str, block: Block, labels: NDArray[np.uint64], run: Run
+) -> int:
+    """Keep the labels at the nodes inside a block; the number of nodes."""
+    skeleton, node, label = [], [], []
+    for number, truth in enumerate(scored_truth(run)):
+        values, inside = labels_at_nodes(truth, labels, block.write.offset)
+        index = np.flatnonzero(inside)
+        skeleton.append(np.full(len(index), number))
+        node.append(index)
+        label.append(values[index])
+    columns = {
+        "skeleton": np.concatenate(skeleton),
+        "node": np.concatenate(node),
+        "label": np.concatenate(label),
+    }
+    write_table(run.block_file(artifact, block.index), columns)
+    return len(columns["node"])
+
+
+def _truth_parameters(run: Run) -> dict[str, Any]:
+    region = run.config.regions.score
+    return {
+        "region": region.model_dump() if region else None,
+        "out_of_bounds": run.config.evaluate.out_of_bounds,
+        "swc": run.config.input.swc.model_dump(),
+        "voxel_size_nm": run.voxel_size_nm,
+    }
+
+
+NODE_LABELS = Stage(
+    name="node_labels",
+    version=1,
+    reads=("segments", "source_skeletons"),
+    writes=("node_labels",),
+    parameters=_truth_parameters,
+    grid=output_grid,
+    create=lambda run: run.path("node_labels").mkdir(parents=True),
+    check=_check,
+    wanted=_any_node,
+    process=_node_labels,
+)
+
+
+def baseline_threshold(run: Run) -> float:
+    """As configured, else chosen on the training region, else Otsu's of the whole volume."""
+    configured = run.config.evaluate.baseline_threshold
+    if configured is not None:
+        return configured
+    if run.tuned:
+        chosen = json.loads(run.path("tuning").read_text()).get("baseline")
+        if chosen:
+            return float(chosen["threshold"])
+    return statistics_of(run).otsu
+
+
+def _baseline_grid(run: Run) -> BlockGrid:
+    # The predecessor side too: affinities are made here, from both of their voxels.
+    return BlockGrid.over(run.shape, run.config.segment.block, (1, 1, 1))
+
+
+def _baseline(block: Block, run: Run) -> BlockResult:
+    mask = run.volume("image").read(block.read) >= baseline_threshold(run)
+    z, y, x = block.inner.offset
+    found = extract_fragments(
+        mask_affinities(mask)[:, z:, y:, x:],
+        origin=block.write.offset,
+        write_shape=block.write.shape,
+        volume_shape=run.shape,
+        low=255,
+        high=255,
+    )
+    write_node_labels("baseline", block, found.labels, run)
+    write_faces(run.block_file("baseline_faces", block.index), found)
+    return BlockResult(stats={"components": len(found.ids)})
+
+
+def _create_baseline(run: Run) -> None:
+    for name in ("baseline", "baseline_faces"):
+        run.path(name).mkdir(parents=True)
+
+
+BASELINE = Stage(
+    name="baseline",
+    version=1,
+    reads=("image", "statistics", "source_skeletons"),
+    optional=("tuning",),
+    writes=("baseline", "baseline_faces"),
+    parameters=lambda run: {
+        **_truth_parameters(run),
+        "threshold": run.config.evaluate.baseline_threshold,
+    },
+    grid=_baseline_grid,
+    create=_create_baseline,
+    check=check_truth,
+    process=_baseline,
+)
+
+
+def _gather(artifact: str, run: Run) -> list[NDArray[np.uint64]]:
+    """Per skeleton, the label of each node; nodes outside the volume have 0."""
+    truth = scored_truth(run)
+    labels = [np.zeros(len(s.nodes), np.uint64) for s in truth]
+    for index in sorted(holding_blocks(run, artifact)):
+        rows = read_table(run.block_file(artifact, index))
+        for number in np.unique(rows["skeleton"]):
+            chosen = rows["skeleton"] == number
+            labels[number][rows["node"][chosen]] = rows["label"][chosen]
+    return labels
+
+
+def _stitched_baseline(run: Run) -> list[NDArray[np.uint64]]:
+    grid = _baseline_grid(run)
+    pairs = [np.zeros((0, 2), np.uint64)]
+    for block in grid:
+        for axis in range(3):
+            before = predecessor(grid, block, axis)
+            if before is None:
+                continue
+            lower = read_face(run.block_file("baseline_faces", block.index), axis, LOWER)
+            upper = read_face(run.block_file("baseline_faces", before.index), axis, UPPER)
+            pairs.append(joined_pairs(lower, upper))
+    united = resolve(np.concatenate(pairs))
+    return [apply_lookup(labels, *united) for labels in _gather("baseline", run)]
+
+
+def _outside(truth: list[Skeleton], roi: Roi) -> list[int]:
+    return [int((~inside_roi(node_voxels(s), roi)).sum()) for s in truth]
+
+
+def _scores(labels: list[NDArray[np.uint64]], run: Run) -> Scores:
+    truth = scored_truth(run)
+    outside = _outside(truth, run.roi)
+    return score(truth, labels, run.voxel_size_nm, scoring_options(run), outside)
+
+
+def _evaluate(_block: Block, run: Run) -> BlockResult:
+    scores = _scores(_gather("node_labels", run), run)
+    result = scores.as_json()
+    if run.config.evaluate.baseline and run.config.input.image is not None:
+        plain = _scores(_stitched_baseline(run), run).as_json()
+        result["baseline"] = {
+            "threshold": baseline_threshold(run),
+            "overall": plain["overall"],
+            "per_skeleton": plain["per_skeleton"],
+        }
+    write_json(run.path("metrics"), result)
+    write_text(run.path("neurons"), _as_csv(result["per_skeleton"]))
+    overall = result["overall"]
+    names = ("nerl", "edge_accuracy", "splits", "merges_total")
+    return BlockResult(stats={name: overall[name] for name in names if overall[name] is not None})
+
+
+def _as_csv(rows: dict[str, dict[str, Any]]) -> str:
+    text = io.StringIO()
+    names = list(next(iter(rows.values())))
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["skeleton", *names])
+    for name, row in rows.items():
+        writer.writerow([name, *("" if row[n] is None else row[n] for n in names)])
+    return text.getvalue()
+
+
+def _evaluate_parameters(run: Run) -> dict[str, Any]:
+    return {**_truth_parameters(run), **run.config.evaluate.model_dump()}
+
+
+def _create_evaluate(run: Run) -> None:
+    write_json(run.path("metrics"), {})
+    write_text(run.path("neurons"), "")
+
+
+EVALUATE = Stage(
+    name="evaluate",
+    version=1,
+    reads=("node_labels", "source_skeletons"),
+    optional=("baseline", "baseline_faces", "tuning"),
+    writes=("metrics", "neurons"),
+    parameters=_evaluate_parameters,
+    grid=one_block,
+    create=_create_evaluate,
+    check=check_truth,
+    process=_evaluate,
+)

@@ -1,0 +1,206 @@
+"""A run: a directory, its configuration, and where each artifact lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline.arrays.skeleton import Skeleton
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import InputError
+from pipeline.geometry import Roi, Triple
+from pipeline.settings import NmTriple
+from pipeline.storage.ledger import Ledger
+from pipeline.storage.source import ImageSource, open_source
+from pipeline.storage.swc import SwcOptions, read_skeletons
+from pipeline.storage.volume import Volume
+
+# Where each artifact lies inside a run directory.
+ARTIFACTS = {
+    "phantom_image": "image.zarr",
+    "phantom_labels": "labels.zarr",
+    "phantom_swc": "swc",
+    "image": "image.zarr",
+    "pyramid": "scratch/pyramid",
+    "tiles": "scratch/tiles",
+    "histograms": "scratch/histograms",
+    "statistics": "statistics.json",
+    "mask": "mask.zarr",
+    "targets": "targets.zarr",
+    "checkpoint": "checkpoint",
+    "affinities": "affinities.zarr",
+    "tuning": "tuning.json",
+    "local_fragments": "scratch/fragments.zarr",
+    "faces": "scratch/faces",
+    "block_edges": "scratch/edges",
+    "block_counts": "scratch/counts",
+    "stitch": "stitch",
+    "edges": "edges",
+    "history": "history",
+    "lookup": "lookup",
+    "fragments": "fragments.zarr",
+    "segments": "segments.zarr",
+    "segment_counts": "scratch/segment_counts",
+    "skeleton_pieces": "scratch/skeleton_pieces",
+    "skeletons": "skeletons",
+    "node_labels": "scratch/node_labels",
+    "baseline": "scratch/baseline",
+    "baseline_faces": "scratch/baseline_faces",
+    "metrics": "metrics.json",
+    "neurons": "neurons.csv",
+    "projections": "scratch/projections",
+    "precomputed": "precomputed",
+    "skeleton_layer": "precomputed/skeletons",
+    "segment_properties": "precomputed/segment_properties",
+    "truth_layer": "precomputed/truth",
+    "swc": "swc",
+    "segment_table": "segments.csv",
+    "viewer_state": "neuroglancer.json",
+}
+
+# Foreign inputs that take the place of an artifact.
+FOREIGN = ("checkpoint", "affinities", "segments")
+# Foreign inputs with a name of their own.
+SOURCES = {"source_image": "image", "source_labels": "labels", "source_skeletons": "skeletons"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A handle that travels to workers: only the directory, never data.
+
+    Attributes:
+        directory: of the run, absolute.
+        draft: a configuration that is being checked before the directory is made.
+    """
+
+    directory: Path
+    draft: RunConfig | None = field(default=None, compare=False)
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration that lies in the directory, or the draft being checked."""
+        if self.draft is not None:
+            return self.draft
+        path = self.directory / "config.yaml"
+        if not path.exists():
+            raise InputError(f"{self.directory}: not a run directory, it has no config.yaml")
+        stamp = path.stat()
+        return _config(path, stamp.st_mtime_ns, stamp.st_ino)
+
+    @property
+    def token(self) -> str:
+        """Another string whenever the configuration changes; keys what workers keep in memory."""
+        if self.draft is not None:
+            return self.draft.model_dump_json()
+        stamp = (self.directory / "config.yaml").stat()
+        return f"{stamp.st_mtime_ns}-{stamp.st_ino}"
+
+    def foreign(self, artifact: str) -> Path | None:
+        """Where the configuration says a foreign artifact lies, if it does."""
+        name = SOURCES.get(artifact, artifact if artifact in FOREIGN else None)
+        found: Path | None = getattr(self.config.input, name) if name else None
+        return found
+
+    def path(self, artifact: str) -> Path:
+        """Where an artifact lies."""
+        foreign = self.foreign(artifact)
+        if foreign is not None:
+            return foreign
+        if artifact in SOURCES:
+            raise InputError(f"the configuration names no input.{SOURCES[artifact]}")
+        return self.directory / ARTIFACTS[artifact]
+
+    def block_file(self, artifact: str, index: int) -> Path:
+        """The file of one block in an artifact that is a folder of tables."""
+        return self.path(artifact) / f"{index // 1000:06d}" / f"{index:09d}.arrow"
+
+    def volume(self, artifact: str) -> Volume:
+        """The volume of an artifact, open."""
+        return Volume.open(self.path(artifact))
+
+    def ledger(self, stage: str) -> Ledger:
+        """The ledger of a stage."""
+        return Ledger(self.directory / "ledger" / f"{stage}.jsonl")
+
+    @property
+    def tuned(self) -> bool:
+        """Whether low, high and the threshold are chosen on the training region."""
+        given = self.config.input
+        known = given.skeletons is not None and given.segments is None
+        return self.config.segment.tune and known
+
+    @property
+    def source(self) -> ImageSource:
+        """What fixes the working grid: the image, else the affinities, else the segments."""
+        given = self.config.input
+        for path in (given.image, given.affinities, given.segments):
+            if path is not None:
+                return open_source(path)
+        raise InputError("input: name an image, affinities or segments")
+
+    @property
+    def shape(self) -> Triple:
+        """Extent of the volume, z, y, x."""
+        given = self.config.input
+        if self.config.phantom is not None and given.image is None:
+            return self.config.phantom.shape
+        return self.source.shape
+
+    @property
+    def roi(self) -> Roi:
+        """The whole volume."""
+        return Roi((0, 0, 0), self.shape)
+
+    @property
+    def voxel_size_nm(self) -> NmTriple:
+        """z, y, x; from the configuration, else from the metadata.
+
+        Raises:
+            InputError: neither says it.
+        """
+        found = self.config.input.voxel_size_nm or self.source.voxel_size_nm
+        if found is None:
+            raise InputError(
+                "the voxel size is unknown: the metadata state no unit; "
+                "set input.voxel_size_nm (z, y, x) or --voxel-size Z Y X"
+            )
+        return found
+
+    @property
+    def train_roi(self) -> Roi:
+        """The box that is learned from."""
+        region = self.config.regions.train
+        return self._region(region.roi if region else None, "regions.train")
+
+    @property
+    def score_roi(self) -> Roi:
+        """The box that is scored."""
+        region = self.config.regions.score
+        return self._region(region.roi if region else None, "regions.score")
+
+    def _region(self, roi: Roi | None, name: str) -> Roi:
+        if roi is None:
+            return self.roi
+        if not self.roi.contains(roi):
+            raise InputError(f"{name} {roi} leaves the volume of {self.shape} voxels")
+        return roi
+
+    def truth(self) -> list[Skeleton]:
+        """The tracings, in voxels of the volume."""
+        path = self.path("source_skeletons")
+        swc = self.config.input.swc
+        options = SwcOptions(
+            axes=swc.axes,
+            unit=swc.unit,
+            voxel_size_nm=self.voxel_size_nm,
+            offset_vox=swc.offset,
+            flip=swc.flip,
+            volume_shape=self.shape,
+        )
+        return read_skeletons(path, options)
+
+
+@lru_cache(maxsize=8)
+def _config(path: Path, _mtime_ns: int, _inode: int) -> RunConfig:
+    return load_config(path)

@@ -1,0 +1,75 @@
+"""The tracings of a run: all of them, those to learn from, those to be scored."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.skeleton import Skeleton
+from pipeline.arrays.skeleton_nodes import crop_skeleton, inside_roi, keep_nodes, node_voxels
+from pipeline.errors import InputError
+from pipeline.geometry import Roi
+from pipeline.stages.run import Run
+from pipeline.storage.swc import check_placement
+
+
+def check_truth(run: Run) -> None:
+    """Refuse tracings that cannot be read, or do not lie in the volume or the region to score."""
+    check_placement(run.truth(), run.shape)
+    scored_truth(run)
+
+
+def scored_truth(run: Run) -> list[Skeleton]:
+    """The tracings inside the region to score, in the order of their names.
+
+    Without such a region nodes outside the volume stay, or go, as `evaluate.out_of_bounds` says.
+
+    Raises:
+        InputError: no node is left, or one lies outside where that is refused.
+    """
+    path = run.path("source_skeletons")
+    return list(_scored(run, path, path.stat().st_mtime_ns, run.token))
+
+
+@lru_cache(maxsize=2)
+def _scored(run: Run, path: Path, _mtime_ns: int, _token: str) -> tuple[Skeleton, ...]:
+    if run.config.regions.score is not None:
+        return tuple(cropped(run.truth(), run.score_roi, f"{path}: regions.score"))
+    rule = run.config.evaluate.out_of_bounds
+    kept = []
+    for skeleton in run.truth():
+        inside = inside_roi(node_voxels(skeleton), run.roi)
+        if rule == "raise" and not inside.all():
+            raise InputError(
+                f"{path}: {int((~inside).sum())} nodes of {skeleton.name} lie outside the volume "
+                f"of {run.shape} voxels; check axes, flip, unit and offset, or set "
+                "evaluate.out_of_bounds to zero or drop"
+            )
+        part = keep_nodes(skeleton, inside) if rule == "drop" else skeleton
+        if part is not None:
+            kept.append(part)
+    if not kept:
+        raise InputError(f"{path}: no node of any skeleton lies in the volume of {run.shape}")
+    return tuple(kept)
+
+
+def training_truth(run: Run) -> list[Skeleton]:
+    """The tracings inside the training region."""
+    return cropped(run.truth(), run.train_roi, f"{run.path('source_skeletons')}: regions.train")
+
+
+def cropped(skeletons: list[Skeleton], roi: Roi, what: str) -> list[Skeleton]:
+    """The parts of skeletons inside a box; none at all is an error."""
+    parts = [part for s in skeletons if (part := crop_skeleton(s, roi)) is not None]
+    if not parts:
+        raise InputError(f"{what} {roi} holds no node of any skeleton")
+    return parts
+
+
+def node_blocks(skeletons: list[Skeleton], roi: Roi) -> NDArray[np.bool_]:
+    """Per node of all skeletons, whether it lies in `roi`."""
+    voxels = np.concatenate([node_voxels(s) for s in skeletons])
+    return inside_roi(voxels, roi)

@@ -1,0 +1,56 @@
+"""The Neuroglancer state of a run: image, segments with skeletons, and the truth beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.skeleton import Skeleton
+from pipeline.report.viewer import ImageLayer, SegmentLayer, viewer_state
+from pipeline.stages.ingest import statistics_of
+from pipeline.stages.run import ARTIFACTS, Run
+from pipeline.storage.atomic import write_json
+from pipeline.storage.precomputed_skeletons import write_skeletons
+
+SHOWN = 30
+
+
+def write_viewer_state(run: Run, skeletons: dict[int, Skeleton]) -> None:
+    """Write the state; the truth, where there is one, becomes a layer of its own."""
+    cable = {s: skeleton.edge_lengths_nm(run.voxel_size_nm) for s, skeleton in skeletons.items()}
+    longest = sorted(cable, key=lambda s: (-cable[s].sum(), s))[:SHOWN]
+    state = viewer_state(
+        shape=run.shape,
+        voxel_size_nm=run.voxel_size_nm,
+        image=_image(run),
+        segments=SegmentLayer(ARTIFACTS["precomputed"], segments=longest),
+        truth=_truth(run),
+        position=_middle(skeletons[longest[0]].nodes) if longest else None,
+    )
+    write_json(run.path("viewer_state"), state)
+
+
+def _image(run: Run) -> ImageLayer | None:
+    if run.config.input.image is None:
+        return None
+    statistics = statistics_of(run)
+    return ImageLayer(ARTIFACTS["image"], limits=(statistics.low, statistics.high))
+
+
+def _truth(run: Run) -> SegmentLayer | None:
+    if run.config.input.skeletons is None:
+        return None
+    truth: dict[int, Any] = dict(enumerate(run.truth(), start=1))
+    write_skeletons(run.path("truth_layer"), truth, run.voxel_size_nm)
+    # Shown on demand: over the skeletons it would hide them.
+    return SegmentLayer(
+        ARTIFACTS["truth_layer"], segments=list(truth), name="tracings", visible=False
+    )
+
+
+def _middle(nodes: NDArray[np.float64]) -> tuple[float, float, float]:
+    """A node, because the middle of the box may be empty."""
+    z, y, x = nodes[len(nodes) // 2]
+    return float(z), float(y), float(x)

@@ -1,0 +1,147 @@
+"""Foreign images and labels: TIFF files, folders of TIFF planes, zarr."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError, InputError, ShapeError
+from pipeline.geometry import Roi, Triple, triple
+from pipeline.settings import NmTriple
+from pipeline.storage.volume import Volume
+
+_SUFFIXES = (".tif", ".tiff")
+
+
+class ImageSource(Protocol):
+    """Anything that has a shape and gives the voxels of a box."""
+
+    @property
+    def shape(self) -> Triple:
+        """z, y, x."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the voxels."""
+
+    @property
+    def voxel_size_nm(self) -> NmTriple | None:
+        """z, y, x, where the metadata say it."""
+
+    def read(self, roi: Roi) -> NDArray[Any]:
+        """Voxels of the box."""
+
+
+@dataclass(frozen=True)
+class TiffSource:
+    """A TIFF of several planes, or one file a plane in the order of their names."""
+
+    path: Path
+    files: tuple[Path, ...]
+    shape: Triple
+    dtype: np.dtype
+    voxel_size_nm: NmTriple | None = None
+
+    def read(self, roi: Roi) -> NDArray[Any]:
+        """Voxels of `roi`; whole planes are decoded, so thin slabs are the cheap ones.
+
+        Raises:
+            DataError: a plane is damaged or differs in shape or type from the first.
+        """
+        out = np.empty(roi.shape, self.dtype)
+        _, rows, columns = roi.slices
+        for i, z in enumerate(range(roi.offset[0], roi.end[0])):
+            out[i] = self._plane(z)[rows, columns]
+        return out
+
+    def _plane(self, z: int) -> NDArray[Any]:
+        file = self.files[z] if len(self.files) > 1 else self.files[0]
+        key = 0 if len(self.files) > 1 else z
+        try:
+            with tifffile.TiffFile(file) as tiff:
+                plane = tiff.series[0].asarray(key=key) if len(self.files) == 1 else tiff.asarray()
+        except Exception as error:  # tifffile's codecs raise errors of many kinds
+            raise DataError(f"{file}: plane {z} cannot be read: {error}") from error
+        if plane.shape != self.shape[1:] or plane.dtype != self.dtype:
+            raise DataError(
+                f"{file}: plane {z} is {plane.shape} {plane.dtype}, "
+                f"the first is {self.shape[1:]} {self.dtype}"
+            )
+        return np.asarray(plane)
+
+
+def open_source(path: Path) -> ImageSource:
+    """Open a TIFF file, a folder of TIFF planes, or a zarr volume.
+
+    Raises:
+        InputError: nothing there, or of no known kind.
+        ShapeError: not three axes, or empty.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    stamp = path.stat()
+    return _open(path, stamp.st_mtime_ns, stamp.st_ino)
+
+
+@lru_cache(maxsize=8)
+def _open(path: Path, _mtime_ns: int, _inode: int) -> ImageSource:
+    if path.is_file():
+        if path.suffix.lower() in _SUFFIXES:
+            return _open_tiff(path)
+        raise InputError(f"{path}: expected .tif, .tiff, a folder of them, or zarr")
+    planes = tuple(sorted(f for f in path.iterdir() if f.suffix.lower() in _SUFFIXES))
+    if planes:
+        return _open_planes(path, planes)
+    return Volume.open(path)
+
+
+def _open_tiff(path: Path) -> TiffSource:
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            if not tiff.series:
+                raise InputError(f"{path}: the TIFF holds no image")
+            series = tiff.series[0]
+            shape, dtype = tuple(int(n) for n in series.shape), np.dtype(series.dtype)
+            size = _tiff_voxel_size(tiff)
+    except (tifffile.TiffFileError, ValueError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a readable TIFF: {error}") from error
+    if len(shape) != 3 or min(shape) < 1:
+        raise ShapeError(f"{path}: expected planes of a volume (z, y, x), got shape {shape}")
+    return TiffSource(path, (path,), triple(shape), dtype, size)
+
+
+def _open_planes(path: Path, files: tuple[Path, ...]) -> TiffSource:
+    try:
+        with tifffile.TiffFile(files[0]) as tiff:
+            shape, dtype = tuple(tiff.series[0].shape), np.dtype(tiff.series[0].dtype)
+    except (tifffile.TiffFileError, ValueError, OSError, IndexError) as error:
+        raise InputError(f"{files[0]}: not a readable TIFF: {error}") from error
+    if len(files) == 1 and len(shape) == 3:
+        return _open_tiff(files[0])
+    if len(shape) != 2 or min(shape) < 1:
+        raise ShapeError(f"{files[0]}: expected one plane (y, x) a file, got shape {shape}")
+    return TiffSource(path, files, triple((len(files), *shape)), dtype)
+
+
+def _tiff_voxel_size(tiff: tifffile.TiffFile) -> NmTriple | None:
+    """ImageJ's spacing and resolution, where the unit is a length."""
+    meta = tiff.imagej_metadata or {}
+    unit = {"micron": 1e3, "um": 1e3, "\\u00B5m": 1e3, "µm": 1e3, "nm": 1.0}.get(
+        str(meta.get("unit", ""))
+    )
+    page = tiff.pages[0]
+    tags = getattr(page, "tags", {})
+    if unit is None or "spacing" not in meta or "XResolution" not in tags:
+        return None
+    (nx, dx), (ny, dy) = tags["XResolution"].value, tags["YResolution"].value
+    if not nx or not ny:
+        return None
+    return float(meta["spacing"]) * unit, dy / ny * unit, dx / nx * unit

@@ -1,0 +1,266 @@
+"""Blocks do not show: fragments, edges and agglomeration against slow whole-volume references."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from strategies import affinity_volumes, block_shapes, edge_tables, thresholds
+
+from pipeline.arrays.agglomerate import agglomerate, fragment_to_segment
+from pipeline.arrays.edges import EdgeTable, cross_face_edges, map_edges, sum_edges
+from pipeline.arrays.fragments import BlockFragments, extract_fragments
+from pipeline.arrays.relabel import apply_lookup, restrict_lookup, sum_counts
+from pipeline.arrays.stitch import joined_pairs, merge_maps, resolve
+from pipeline.geometry import BlockGrid, Roi, Triple
+
+QUICK = settings(deadline=None, max_examples=100, derandomize=True)
+Rows = dict[tuple[int, int], tuple[int, int]]
+
+
+# --- References: dictionaries, whole volume, straight from the definition
+
+
+def reference_fragments(affinities: NDArray, low: int, high: int) -> NDArray[np.uint64]:
+    shape = affinities.shape[1:]
+    edges = []
+    for voxel in np.ndindex(*shape):
+        for d in range(3):
+            if voxel[d] > 0:
+                before = tuple(p - (axis == d) for axis, p in enumerate(voxel))
+                edge_id = 3 * int(np.ravel_multi_index(voxel, shape)) + d
+                edges.append((-int(affinities[(d, *voxel)]), edge_id, voxel, before))
+    edges.sort()
+    neighbours = defaultdict(set)
+    pointed = set()
+    for negative, _, a, b in edges:
+        joined = -negative >= high
+        for end in (a, b):
+            if end not in pointed:
+                pointed.add(end)
+                joined |= -negative >= low
+        if joined:
+            neighbours[a].add(b)
+            neighbours[b].add(a)
+    labels = np.zeros(shape, np.uint64)
+    for voxel in np.ndindex(*shape):
+        if labels[voxel] or not neighbours[voxel]:
+            continue
+        todo = [voxel]
+        while todo:
+            v = todo.pop()
+            if not labels[v]:
+                labels[v] = 1 + np.ravel_multi_index(voxel, shape)
+                todo.extend(neighbours[v])
+    return labels
+
+
+def reference_edges(affinities: NDArray, labels: NDArray[np.uint64]) -> Rows:
+    rows: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
+    for voxel in np.ndindex(*labels.shape):
+        for d in range(3):
+            if voxel[d] > 0:
+                before = tuple(p - (axis == d) for axis, p in enumerate(voxel))
+                a, b = sorted((int(labels[voxel]), int(labels[before])))
+                if a and a != b:
+                    rows[a, b][0] += int(affinities[(d, *voxel)])
+                    rows[a, b][1] += 1
+    return {pair: (total, count) for pair, (total, count) in rows.items()}
+
+
+def reference_merges(rows: Rows, threshold: float, scale: int) -> list[tuple[int, ...]]:
+    """(sum, count, key_u, key_v, kept, absorbed) in the order of the merges."""
+    graph = {pair: (total, count, pair) for pair, (total, count) in rows.items()}
+    merges = []
+    while graph:
+        best = min(graph, key=lambda p: (-Fraction(graph[p][0], graph[p][1]), graph[p][2]))
+        total, count, key = graph.pop(best)
+        if total / count / scale < threshold:
+            break
+        kept, absorbed = best
+        merges.append((total, count, *key, kept, absorbed))
+        merged: dict[tuple[int, int], tuple[int, int, tuple[int, int]]] = {}
+        for (a, b), (s, c, k) in graph.items():
+            a, b = sorted(kept if end == absorbed else end for end in (a, b))
+            s0, c0, k0 = merged.get((a, b), (0, 0, k))
+            merged[a, b] = (s + s0, c + c0, min(k, k0))
+        graph = merged
+    return merges
+
+
+# --- The blockwise way
+
+
+def rows_of(table: EdgeTable) -> Rows:
+    columns = (table.u, table.v, table.affinity_sum, table.face_count)
+    return {(int(u), int(v)): (int(s), int(c)) for u, v, s, c in zip(*columns, strict=True)}
+
+
+def cut(affinities: NDArray, roi: Roi) -> NDArray:
+    volume = affinities.shape[1:]
+    ends = (min(e + 1, n) for e, n in zip(roi.end, volume, strict=True))
+    slices = tuple(slice(o, e) for o, e in zip(roi.offset, ends, strict=True))
+    return affinities[(slice(None), *slices)]
+
+
+def extract(affinities: NDArray, roi: Roi, low: int, high: int) -> BlockFragments:
+    volume = tuple(affinities.shape[1:])
+    return extract_fragments(
+        cut(affinities, roi),
+        origin=roi.offset,
+        write_shape=roi.shape,
+        volume_shape=volume,
+        low=low,
+        high=high,
+    )
+
+
+def blockwise(
+    affinities: NDArray, block_shape: Triple, low: int, high: int
+) -> tuple[NDArray[np.uint64], EdgeTable, Counter]:
+    volume = affinities.shape[1:]
+    grid = BlockGrid.over(volume, block_shape)
+    blocks = {block.position: extract(affinities, block.write, low, high) for block in grid}
+    crossings = []
+    for position, block in blocks.items():
+        for axis in range(3):
+            after = tuple(p + (d == axis) for d, p in enumerate(position))
+            assert (block.faces[axis, 1] is None) == (after not in blocks)
+            assert (block.faces[axis, 0] is None) == (position[axis] == 0)
+            if after in blocks:
+                crossings.append((blocks[after].faces[axis, 0], block.faces[axis, 1]))
+    pairs = [joined_pairs(lower, upper) for lower, upper in crossings]
+    ids, roots = resolve(np.concatenate([np.zeros((0, 2), np.uint64), *pairs]))
+    labels = np.zeros(volume, np.uint64)
+    tables, counted = [], []
+    for block in grid:
+        found = blocks[block.position]
+        some = restrict_lookup(found.ids, ids, roots)
+        labels[block.write.slices] = apply_lookup(found.labels, *some)
+        tables.append(map_edges(found.edges, *some))
+        counted.append((apply_lookup(found.ids, *some), found.voxels))
+    tables += [map_edges(cross_face_edges(*crossing), ids, roots) for crossing in crossings]
+    totals = sum_counts(*(np.concatenate(column) for column in zip(*counted, strict=True)))
+    sizes = Counter(dict(zip(*(column.tolist() for column in totals), strict=True)))
+    return labels, sum_edges(tables), sizes
+
+
+# --- Properties
+
+
+@QUICK
+@given(st.data())
+def test_whole_volume_equals_the_reference(data: st.DataObject) -> None:
+    affinities = data.draw(affinity_volumes(max_side=6))
+    low, high = data.draw(thresholds(affinities))
+    whole = extract(affinities, Roi((0, 0, 0), affinities.shape[1:]), low, high)
+    expected = reference_fragments(affinities, low, high)
+    np.testing.assert_array_equal(whole.labels, expected)
+    assert rows_of(whole.edges) == reference_edges(affinities, expected)
+    assert all(record is None for record in whole.faces.values())
+    ids, voxels = np.unique(expected[expected > 0], return_counts=True)
+    np.testing.assert_array_equal(whole.ids, ids)
+    np.testing.assert_array_equal(whole.voxels, voxels)
+
+
+@QUICK
+@given(st.data())
+def test_blocks_do_not_show(data: st.DataObject) -> None:
+    affinities = data.draw(affinity_volumes(max_side=6))
+    low, high = data.draw(thresholds(affinities))
+    shape = affinities.shape[1:]
+    labels, table, sizes = blockwise(affinities, data.draw(block_shapes(shape)), low, high)
+    whole = extract(affinities, Roi((0, 0, 0), shape), low, high)
+    np.testing.assert_array_equal(labels, reference_fragments(affinities, low, high))
+    np.testing.assert_array_equal(labels, whole.labels)
+    for column in ("u", "v", "affinity_sum", "face_count"):
+        np.testing.assert_array_equal(getattr(table, column), getattr(whole.edges, column))
+    assert sizes == Counter(labels[labels > 0].tolist())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("block", [(9, 40, 70), (3, 20, 35), (4, 17, 33), (1, 1, 70), (9, 40, 1)])
+def test_blocks_do_not_show_where_rows_are_longer_than_a_run(dtype: type, block: Triple) -> None:
+    """Rows of 70 voxels cross the runs that sparse blocks are skipped by."""
+    rng = np.random.default_rng(3)
+    affinities = rng.integers(0, 60, (3, 9, 40, 70)).astype(dtype)
+    bright = rng.random(affinities.shape) < 0.02
+    affinities[bright] = rng.integers(60, 256, int(bright.sum()))
+    labels, table, _ = blockwise(affinities, block, low=100, high=200)
+    expected = reference_fragments(affinities, 100, 200)
+    np.testing.assert_array_equal(labels, expected)
+    assert rows_of(table) == reference_edges(affinities, expected)
+    assert 0 < (labels > 0).mean() < 0.2
+
+
+@QUICK
+@given(st.data())
+def test_partial_stitching_equals_stitching_at_once(data: st.DataObject) -> None:
+    ids = st.sampled_from([1, 2, 3, 5, 8, 13, 2**40, 2**63, 2**64 - 1])
+    pairs = np.array(data.draw(st.lists(st.tuples(ids, ids), max_size=15)), np.uint64).reshape(
+        -1, 2
+    )
+    at = sorted(data.draw(st.lists(st.integers(0, len(pairs)), max_size=3)))
+    partial = [resolve(part) for part in np.split(pairs, at)]
+    for got, expected in zip(merge_maps(partial), resolve(pairs), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def merges_of(history) -> list[tuple[int, ...]]:
+    columns = ("affinity_sum", "face_count", "key_u", "key_v", "kept", "absorbed")
+    return list(zip(*(getattr(history, name).tolist() for name in columns), strict=True))
+
+
+@QUICK
+@given(edge_tables(), st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]))
+def test_agglomeration_equals_the_reference(table: EdgeTable, threshold: float) -> None:
+    history = agglomerate(table, threshold)
+    assert merges_of(history) == reference_merges(rows_of(table), threshold, 255)
+
+
+@QUICK
+@given(edge_tables(scale=65535), st.integers(0, 2**32 - 1))
+def test_the_order_of_rows_does_not_matter(table: EdgeTable, seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(len(table))
+    shuffled = EdgeTable(
+        table.u[order], table.v[order], table.affinity_sum[order], table.face_count[order]
+    )
+    first, second = agglomerate(table, 0.3, 65535), agglomerate(shuffled, 0.3, 65535)
+    assert merges_of(first) == merges_of(second)
+    assert merges_of(first) == reference_merges(rows_of(table), 0.3, 65535)
+
+
+@QUICK
+@given(edge_tables(), st.lists(st.floats(0.1, 1.0), min_size=1, max_size=4))
+def test_one_history_serves_every_threshold(table: EdgeTable, levels: list[float]) -> None:
+    history = agglomerate(table, 0.1)
+    exact = (table.affinity_sum / table.face_count / 255).tolist()  # thresholds that just pass
+    for threshold in [0.1, *levels, *(score for score in exact[:3] if score >= 0.1)]:
+        again = agglomerate(table, threshold)
+        assert merges_of(again) == merges_of(history)[: len(again)]
+        segment: dict[int, int] = {}
+        for *_, kept, absorbed in merges_of(again):
+            segment = {f: kept if s == absorbed else s for f, s in segment.items()}
+            segment[absorbed] = kept
+        ids, segments = fragment_to_segment(history, threshold)
+        assert ids.tolist() == sorted(segment)
+        assert dict(zip(ids.tolist(), segments.tolist(), strict=True)) == segment
+
+
+@QUICK
+@given(st.lists(edge_tables(max_nodes=5), max_size=4))
+def test_edge_tables_add_in_any_grouping(tables: list[EdgeTable]) -> None:
+    expected: dict[tuple[int, int], tuple[int, int]] = {}
+    for table in tables:
+        for pair, (total, count) in rows_of(table).items():
+            before = expected.get(pair, (0, 0))
+            expected[pair] = (before[0] + total, before[1] + count)
+    together = sum_edges(tables)
+    assert list(rows_of(together).items()) == sorted(expected.items())
+    halves = sum_edges([sum_edges(tables[1:]), sum_edges(tables[:1])])
+    assert list(rows_of(halves).items()) == sorted(expected.items())

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.errors import ShapeError
+from pipeline.learning.model import AffinityUNet, initialise, pool_factors, receptive_radius, stride
+from pipeline.learning.settings import NetworkSettings
+
+NETWORKS = {
+    "one level": NetworkSettings(width=2, levels=1),
+    "two levels": NetworkSettings(width=2, levels=2),
+    "pool by three": NetworkSettings(width=2, levels=2, pool=((3, 1, 2),)),
+    "anisotropic": NetworkSettings(
+        width=2, levels=3, pool=((1, 2, 2), (2, 2, 2)), kernel=(1, 3, 3)
+    ),
+    "default depth": NetworkSettings(width=2, levels=3),
+}
+
+
+def network(settings: NetworkSettings, seed: int = 0) -> AffinityUNet:
+    model = AffinityUNet(settings)
+    initialise(model, seed)
+    return model
+
+
+def reach_along(model: AffinityUNet, axis: int) -> int:
+    """The largest distance at which an input voxel has influence, by the gradient of outputs."""
+    steps = stride(model.settings)
+    radius = receptive_radius(model.settings)[axis] + steps[axis]
+    shape = [steps[0], steps[1], steps[2]]
+    shape[axis] = -(-(2 * radius + steps[axis]) // steps[axis]) * steps[axis] + 2 * steps[axis]
+    image = torch.randn(1, 1, *shape, dtype=torch.float64, requires_grad=True)
+    output = model.double()(image)
+    first = (shape[axis] // 2) // steps[axis] * steps[axis]
+    reach = 0
+    for position in range(first, first + steps[axis]):
+        (gradient,) = torch.autograd.grad(
+            output.select(axis + 2, position).sum(), image, retain_graph=True
+        )
+        seen = gradient.abs().sum(dim=[a for a in (0, 1, 2, 3, 4) if a != axis + 2]).nonzero()
+        assert seen.min() > 0, "the image is too small to tell"
+        assert seen.max() < shape[axis] - 1, "the image is too small to tell"
+        reach = max(reach, position - int(seen.min()), int(seen.max()) - position)
+    return reach
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_receptive_radius_is_what_gradients_reach(name: str) -> None:
+    torch.manual_seed(0)
+    settings = NETWORKS[name]
+    found = tuple(reach_along(network(settings), axis) for axis in range(3))
+    assert found == receptive_radius(settings)
+
+
+def test_stride_is_the_product_of_the_pooling_factors() -> None:
+    assert stride(NETWORKS["anisotropic"]) == (2, 4, 4)
+    assert stride(NETWORKS["one level"]) == (1, 1, 1)
+    deep = NetworkSettings(levels=4, pool=((1, 2, 2), (2, 2, 2)))
+    assert pool_factors(deep) == ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+    assert stride(deep) == (4, 8, 8)
+
+
+def test_a_shift_by_the_stride_shifts_the_output() -> None:
+    settings = NetworkSettings(width=3, levels=2)
+    model = network(settings).double()
+    image = torch.randn(1, 1, 30, 30, 30, dtype=torch.float64)
+    step, radius = 2, max(receptive_radius(settings))
+    whole = model(image)[..., radius + step : -radius, radius:-radius, radius:-radius]
+    part = model(image[:, :, step:])[..., radius:-radius, radius:-radius, radius:-radius]
+    torch.testing.assert_close(part, whole, rtol=0, atol=1e-12)
+
+
+def test_weights_come_from_the_seed_alone() -> None:
+    settings = NetworkSettings(width=2, levels=2)
+    torch.manual_seed(5)
+    first = network(settings, 3).state_dict()
+    torch.manual_seed(6)
+    again, other = network(settings, 3).state_dict(), network(settings, 4).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_untrained_logits_are_small_and_not_constant() -> None:
+    torch.manual_seed(0)
+    logits = network(NetworkSettings(width=8))(torch.randn(1, 1, 32, 32, 32))
+    assert logits.shape == (1, 3, 32, 32, 32)
+    assert 0.01 < float(logits.detach().std()) < 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8, 6), (1, 2, 8, 8, 8), (1, 8, 8, 8)])
+def test_inputs_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match=r"stride|expected an image"):
+        network(NetworkSettings(width=2))(torch.zeros(shape))

@@ -1,0 +1,490 @@
+"""Reading, placing and writing SWC tracings."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.arrays.metrics import labels_at_nodes, node_voxels
+from pipeline.arrays.skeleton import Skeleton
+from pipeline.errors import ConfigError, InputError
+from pipeline.storage.swc import (
+    SwcOptions,
+    check_placement,
+    read_skeletons,
+    suggest_orientation,
+    write_swc,
+)
+from pipeline.storage.swc_frame import flip_coordinate
+
+VOXEL = (1000.0, 400.0, 250.0)
+PLAIN = SwcOptions(voxel_size_nm=VOXEL)
+ROWS = "1 1 10.5 20.25 30 2 -1\n2 3 11 21 31 1.5 1\n3 3 12 22 32 1 2\n"
+
+
+def read(folder: Path, text: str | bytes, options: SwcOptions = PLAIN) -> Skeleton:
+    path = folder / "neuron.swc"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    (skeleton,) = read_skeletons(path, options)
+    return skeleton
+
+
+def assert_equal(a: Skeleton, b: Skeleton) -> None:
+    assert a.name == b.name
+    for field in ("nodes", "edges", "radii_nm", "types"):
+        assert np.array_equal(getattr(a, field), getattr(b, field)), field
+
+
+def test_plain_file(tmp_path: Path):
+    got = read(tmp_path, ROWS)
+    assert got.name == "neuron"
+    assert got.nodes.tolist() == [[30, 20.25, 10.5], [31, 21, 11], [32, 22, 12]]
+    assert got.edges.tolist() == [[1, 0], [2, 1]]
+    assert got.types.tolist() == [1, 3, 3]
+    assert got.radii_nm.tolist() == [500, 375, 250]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3 3 12 22 32 1 2\n1 1 10.5 20.25 30 2 -1\n2 3 11 21 31 1.5 1\n",
+        ROWS.replace("\n", "\r\n"),
+        ROWS.replace("\n", "\r"),
+        ROWS.replace(" ", "\t"),
+        "\ufeff" + ROWS,
+        ROWS.rstrip("\n"),
+        "  " + ROWS.replace("\n", "  \n\n \t\n"),
+        ROWS.replace("\n", " # remark 1 2\n# note\n   # indented\n#\n"),
+        ROWS.replace("\n", " 7 extra nan\n"),
+        ROWS.replace("1 1 ", "1.0 1.0 ").replace(" -1\n", " -1.0\n"),
+        ROWS.replace(" -1\n", " -7\n"),
+        "# the offset of this file is none\n# offset unknown\n" + ROWS,
+    ],
+)
+def test_forms_of_the_same_file(tmp_path: Path, text: str):
+    assert_equal(read(tmp_path, text), read(tmp_path, ROWS))
+
+
+def test_comments_in_another_encoding(tmp_path: Path):
+    assert_equal(
+        read(tmp_path, "# \u00b5m\n".encode("latin-1") + ROWS.encode()), read(tmp_path, ROWS)
+    )
+
+
+def test_ids_up_to_two_to_the_63_are_told_apart(tmp_path: Path):
+    top = 2**63
+    text = f"{top} 0 3 0 0 1 {top - 1}\n{top - 1} 0 2 0 0 1 {top - 2}\n{top - 2} 0 1 0 0 1 -1\n"
+    got = read(tmp_path, text)
+    assert got.nodes[:, 2].tolist() == [1, 2, 3]
+    assert got.edges.tolist() == [[1, 0], [2, 1]]
+
+
+def test_several_roots_and_id_zero(tmp_path: Path):
+    got = read(tmp_path, "0 0 1 1 1 1 -1\n4 0 2 1 1 1 0\n2 0 9 9 9 1 -1\n3 0 8 9 9 1 2\n")
+    assert got.edges.tolist() == [[2, 1], [3, 0]]
+
+
+def test_unknown_radii(tmp_path: Path):
+    got = read(tmp_path, "1 0 1 1 1 -1 -1\n2 0 1 1 1 nan 1\n3 0 1 1 1 0 1\n")
+    assert got.radii_nm[[0, 2]].tolist() == [0, 0]
+    assert np.isnan(got.radii_nm[1])
+
+
+@pytest.mark.parametrize(
+    "header", ["# OFFSET 100 200 300", "#OFFSET: 100, 200, 300", "# OFFSET 1e2 2e2 3e2"]
+)
+def test_offset_is_added_in_unit_and_column_order(tmp_path: Path, header: str):
+    """z = 30 + 300, in nm, comes from the column that `axes` calls z."""
+    nm = SwcOptions(voxel_size_nm=VOXEL, unit="nm", axes="zyx")
+    text = "1 0 900 2 30 1 -1\n"
+    for rows in (f"{header}\n{text}", f"{text}{header}\n{header}\n"):
+        got = read(tmp_path, rows, nm)
+        assert got.nodes.tolist() == [[1.0, 202 / 400, 330 / 250]]
+
+
+def test_axes_name_the_columns(tmp_path: Path):
+    got = read(tmp_path, "1 0 1.5 2.5 3.5 1 -1\n", SwcOptions(voxel_size_nm=VOXEL, axes="yzx"))
+    assert got.nodes.tolist() == [[2.5, 1.5, 3.5]]
+
+
+def test_units_and_offset_in_voxels(tmp_path: Path):
+    text = "1 0 2.5 4 3 2 -1\n"
+    um = SwcOptions(voxel_size_nm=VOXEL, unit="um", offset_vox=(1, -2, 0.5))
+    got = read(tmp_path, text, um)
+    assert got.nodes.tolist() == [[4, 8, 10.5]]
+    assert got.radii_nm.tolist() == [2000]
+    nm = read(tmp_path, "1 0 2500 4000 3000 2000 -1\n", SwcOptions(voxel_size_nm=VOXEL, unit="nm"))
+    assert nm.nodes.tolist() == [[3, 10, 10]]
+    assert nm.radii_nm.tolist() == [2000]
+
+
+def test_decimal_micrometres_on_a_voxel_face_belong_to_the_voxel_above(tmp_path: Path):
+    """0.57 um / 10 nm and the like are not exact in floating point; the voxel must be."""
+    rows = [f"{i + 1} 0 {i // 1000}.{i % 1000:03d} 0 0 1 -1" for i in range(3000)]
+    options = SwcOptions(voxel_size_nm=(1, 1, 1), unit="um")
+    got = read(tmp_path, "\n".join(rows), options)
+    assert node_voxels(got)[:, 2].tolist() == list(range(3000))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.one_of(
+            st.integers(-50, 5000).map(float),
+            st.floats(-50, 5000),
+            st.integers(-50, 5000).map(lambda i: float(np.nextafter(i, -np.inf))),
+            st.integers(-50, 5000).map(lambda i: float(np.nextafter(i, np.inf))),
+            st.just(-5e-324),
+        ),
+        min_size=2,
+    ),
+    st.integers(1, 4000),
+)
+def test_flip_is_size_minus_one_minus_index(values: list[float], size: int):
+    given_values = np.array(values)
+    flipped = flip_coordinate(given_values, size)
+    assert (np.floor(flipped) == size - 1 - np.floor(given_values)).all()
+    assert np.allclose(np.diff(flipped), -np.diff(given_values), rtol=0, atol=1e-11)
+
+
+def test_flip_after_conversion(tmp_path: Path):
+    options = SwcOptions(voxel_size_nm=VOXEL, flip=("y", "x"), volume_shape=(40, 30, 20))
+    got = read(tmp_path, ROWS, options)
+    assert node_voxels(got).tolist() == [[30, 9, 9], [31, 8, 8], [32, 7, 7]]
+    assert got.nodes[0, 1:].tolist() == [30 - 20.25, 20 - 10.5]
+    lengths = read(tmp_path, ROWS).edge_lengths_nm(VOXEL)
+    assert np.allclose(got.edge_lengths_nm(VOXEL), lengths, rtol=1e-12)
+
+
+def test_folder_and_zip(tmp_path: Path):
+    folder = tmp_path / "tracings"
+    folder.mkdir()
+    for name in ("b.swc", "a.SWC", ".hidden.swc", "notes.txt"):
+        (folder / name).write_text(ROWS)
+    (folder / "sub.swc").mkdir()
+    assert [s.name for s in read_skeletons(folder, PLAIN)] == ["a", "b"]
+    archive = tmp_path / "tracings.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for name in ("x/b.swc", "a.swc", "__MACOSX/x/._b.swc", "x/readme.md"):
+            target.writestr(name, ROWS)
+    assert [s.name for s in read_skeletons(str(archive), PLAIN)] == ["a", "b"]
+
+
+def test_errors_inside_an_archive_name_the_member(tmp_path: Path):
+    archive = tmp_path / "t.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        target.writestr("x/b.swc", "1 0 0 0\n")
+    with pytest.raises(InputError, match=r"t\.zip:x/b\.swc, line 1: 4 columns"):
+        read_skeletons(archive, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# c\n\n1 0 0 0 0 1\n", "line 3: 6 columns, expected at least 7"),
+        ("1 0 0 0 x 1 -1\n", "line 1: not the numbers"),
+        ("1 0 0 0 0 r -1\n", "line 1: not the numbers"),
+        ("1.5 0 0 0 0 1 -1\n", "line 1: not the numbers"),
+        ("1_0 0 0 0 0 1 -1\n", "line 1: not the numbers"),
+        ("1,0,0,0,0,1,-1\n", "line 1: 1 columns"),
+        ("1 0 0 nan 0 1 -1\n", "line 1: coordinates .* not finite"),
+        ("1 0 0 0 -inf 1 -1\n", "line 1: coordinates .* not finite"),
+        ("1 0 0 0 1e999 1 -1\n", "line 1: coordinates .* not finite"),
+        ("1 0 0 0 0 inf -1\n", "line 1: radius inf"),
+        ("-4 0 0 0 0 1 -1\n", "line 1: id -4"),
+        ("7 0 0 0 0 1 -1\n# c\n7 0 1 1 1 1 -1\n", "line 3: id 7 .* on line 1"),
+        ("1 0 0 0 0 1 -1\r\n2 0 0 0 0 1 9\r\n", "line 2: node 2 has parent 9"),
+        ("1 0 0 0 0 1 0\n", "line 1: node 1 has parent 0, which no row defines; a root has"),
+        ("1 0 0 0 0 1 1\n", "line 1: node 1 is its own parent"),
+        ("1 0 0 0 0 1 2\n2 0 0 0 0 1 3\n3 0 0 0 0 1 1\n", "line 1: node 1 is its own ancestor"),
+        ("9 0 0 0 0 1 -1\n1 0 0 0 0 1 3\n3 0 0 0 0 1 2\n2 0 0 0 0 1 3\n", "line 4: node 2 is its"),
+        ("", "no nodes"),
+        ("# nothing\n\n", "no nodes"),
+        ("# OFFSET 1 2\n" + ROWS, "line 1: expected three numbers after OFFSET"),
+        ("# OFFSET nan 0 0\n" + ROWS, "line 1: expected three numbers after OFFSET"),
+        ("# OFFSET 1 2 3\n" + ROWS + "# OFFSET 1 2 4\n", "line 5: a second OFFSET"),
+    ],
+)
+def test_malformed_files_name_file_and_line(tmp_path: Path, text: str, message: str):
+    with pytest.raises(InputError, match=rf"neuron\.swc.*{message}"):
+        read(tmp_path, text)
+
+
+def test_paths_that_hold_no_skeleton(tmp_path: Path):
+    with pytest.raises(InputError, match="no such file"):
+        read_skeletons(tmp_path / "missing", PLAIN)
+    with pytest.raises(InputError, match=r"no \.swc file"):
+        read_skeletons(tmp_path, PLAIN)
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(InputError, match="not a zip archive"):
+        read_skeletons(tmp_path / "bad.zip", PLAIN)
+
+
+def test_names_must_be_unique(tmp_path: Path):
+    archive = tmp_path / "t.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        target.writestr("x/a.swc", ROWS)
+        target.writestr("y/a.swc", ROWS)
+    with pytest.raises(InputError, match=r"called a: .*x/a\.swc and .*y/a\.swc"):
+        read_skeletons(archive, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flip": ("y",)}, "volume_shape"),
+        ({"flip": ("q",), "volume_shape": (1, 1, 1)}, "flip"),
+        ({"flip": ("y", "y"), "volume_shape": (1, 1, 1)}, "flip"),
+        ({"axes": "xyx"}, "axes"),
+        ({"unit": "mm"}, "unit"),
+        ({"voxel_size_nm": (1, 0, 1)}, "voxel_size_nm"),
+        ({"voxel_size_nm": (1, float("nan"), 1)}, "voxel_size_nm"),
+        ({"offset_vox": (0, 0, float("inf"))}, "offset_vox"),
+    ],
+)
+def test_bad_options_are_refused(options: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        SwcOptions(**{"voxel_size_nm": VOXEL, **options})
+
+
+def forest(seed: int, count: int) -> Skeleton:
+    """Edges (child, parent), parents first, some roots."""
+    rng = np.random.default_rng(seed)
+    parent = np.array(
+        [-1] + [-1 if rng.random() < 0.1 else rng.integers(i) for i in range(1, count)]
+    )
+    child = np.flatnonzero(parent >= 0)
+    return Skeleton(
+        f"f{seed}",
+        np.where(rng.random((count, 3)) < 0.3, rng.integers(0, 9999, (count, 3)), 0)
+        + rng.normal(0, 1e4, (count, 3)) * (rng.random((count, 3)) < 0.7),
+        np.stack([child, parent[child]], axis=1),
+        rng.uniform(0, 900, count),
+        rng.integers(0, 7, count),
+    )
+
+
+@pytest.mark.parametrize("unit", ["voxel", "um", "nm"])
+def test_what_is_written_is_read_again(tmp_path: Path, unit: str):
+    options = SwcOptions(voxel_size_nm=(1000, 333.3, 7.77), unit=unit)
+    for seed in range(12):
+        skeleton = forest(seed, 1 + 9 * seed)
+        path = tmp_path / f"{skeleton.name}.swc"
+        write_swc(
+            path, skeleton, voxel_size_nm=options.voxel_size_nm, unit=unit, header=["by hand"]
+        )
+        (got,) = read_skeletons(path, options)
+        assert got.name == skeleton.name
+        assert np.allclose(got.nodes, skeleton.nodes, rtol=0, atol=1e-6)
+        assert np.array_equal(np.floor(got.nodes), np.floor(skeleton.nodes))
+        assert np.array_equal(got.edges, skeleton.edges)
+        assert np.allclose(got.radii_nm, skeleton.radii_nm)
+        assert np.array_equal(got.types, skeleton.types)
+
+
+def test_written_rows(tmp_path: Path):
+    """Edges in any direction; the root is the first node that is nobody's child."""
+    nodes = [[3, 2, 1], [3, 2, 2.5], [0, 0, -0.0], [3, 2, 4]]
+    skeleton = Skeleton("s", nodes, [[0, 1], [3, 0]], [100, 200, np.nan, 400], [1, 2, 3, 4])
+    path = tmp_path / "s.swc"
+    write_swc(path, skeleton, voxel_size_nm=(1000, 500, 100), header=["segment 7", "threshold 0.5"])
+    assert path.read_text().splitlines() == [
+        "# segment 7",
+        "# threshold 0.5",
+        "# coordinates and radii in um",
+        "# id type x y z radius parent",
+        "1 2 0.25 1.0 3.0 0.2 -1",
+        "2 1 0.1 1.0 3.0 0.1 1",
+        "3 3 0.0 0.0 0.0 0.0 -1",
+        "4 4 0.4 1.0 3.0 0.4 2",
+    ]
+    before = path.read_bytes()
+    write_swc(path, skeleton, voxel_size_nm=(1000, 500, 100), header=["segment 7", "threshold 0.5"])
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["s.swc"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32), st.integers(2, 30))
+def test_parents_come_first_and_every_tree_has_one_root(seed: int, count: int):
+    rng = np.random.default_rng(seed)
+    plain = forest(seed % 1000, count)
+    new = rng.permutation(count)
+    edges = np.array([rng.permutation(e) for e in new[plain.edges]]).reshape(-1, 2)
+    skeleton = Skeleton("s", plain.nodes[np.argsort(new)], edges)
+    with pytest.MonkeyPatch.context() as patch:
+        written = {}
+        patch.setattr(Path, "write_bytes", lambda self, data: written.update(text=data.decode()))
+        patch.setattr(Path, "replace", lambda self, target: None)
+        write_swc("s.swc", skeleton, voxel_size_nm=(1, 1, 1), unit="voxel")
+    rows = [line.split() for line in written["text"].splitlines() if not line.startswith("#")]
+    assert [int(r[0]) for r in rows] == list(range(1, count + 1))
+    assert all(int(r[6]) == -1 or 1 <= int(r[6]) < int(r[0]) for r in rows)
+    assert sum(int(r[6]) == -1 for r in rows) == count - len(edges)
+    points = [tuple(map(float, r[4:1:-1])) for r in rows]
+    joined = {
+        frozenset((points[i], points[int(r[6]) - 1])) for i, r in enumerate(rows) if r[6] != "-1"
+    }
+    where = [tuple(p) for p in skeleton.nodes.tolist()]
+    assert joined == {frozenset((where[a], where[b])) for a, b in edges.tolist()}
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "s.swc"
+    path.write_text("old")
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_swc(path, forest(1, 5), voxel_size_nm=VOXEL)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["s.swc"]
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path):
+    path, nodes = tmp_path / "s.swc", np.zeros((2, 3))
+    with pytest.raises(InputError, match="cycle"):
+        write_swc(path, Skeleton("s", nodes, [[0, 1], [1, 0]]), voxel_size_nm=VOXEL)
+    with pytest.raises(InputError, match="finite"):
+        write_swc(path, Skeleton("s", nodes + np.inf, [[0, 1]]), voxel_size_nm=VOXEL)
+    with pytest.raises(InputError, match="no nodes"):
+        write_swc(path, Skeleton("s", nodes[:0], []), voxel_size_nm=VOXEL)
+    with pytest.raises(InputError, match="OFFSET"):
+        write_swc(path, forest(1, 3), voxel_size_nm=VOXEL, header=["a\n OFFSET 1 2 3"])
+    with pytest.raises(InputError, match="does not exist"):
+        write_swc(tmp_path / "no" / "s.swc", forest(1, 3), voxel_size_nm=VOXEL)
+    assert not os.listdir(tmp_path)
+
+
+def test_placement_counts_nodes_outside():
+    inside = Skeleton("a", [[0, 0, 0], [3.9, 4.9, 5.9]], [])
+    half = Skeleton("b", [[0, 0, -0.1], [4, 0, 0], [1, 1, 1]], [])
+    assert check_placement([inside, half], (4, 5, 6)).tolist() == [0, 2]
+
+
+def test_placement_refuses_the_wrong_place_and_the_wrong_unit():
+    away = Skeleton("a", [[10, 10, 10], [11, 10, 10]], [])
+    with pytest.raises(InputError, match=r"no node lies in the volume.*\[10, 10, 10\]"):
+        check_placement([away], (4, 5, 6))
+    large = Skeleton("a", [[1, 1, 1], [1, 1, 90]], [])
+    with pytest.raises(InputError, match="nm or um"):
+        check_placement([large], (4, 5, 6))
+
+
+def snake(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A random walk of voxel centres and its mask; nothing about it is symmetric."""
+    rng = np.random.default_rng(seed)
+    steps = rng.choice([-1, 0, 1], (400, 3), p=[0.25, 0.5, 0.25])
+    walk = np.clip(np.array([4, 7, 30]) + np.cumsum(steps, axis=0), 0, np.array(shape) - 1)
+    mask = np.zeros(shape, bool)
+    mask[tuple(walk.T)] = True
+    return walk + 0.5, mask
+
+
+@pytest.mark.parametrize("unit", ["voxel", "um"])
+def test_every_orientation_is_found(tmp_path: Path, unit: str):
+    """Coordinates written wrongly in each way; the hint must name the way back."""
+    shape = (20, 45, 70)
+    nodes, mask = snake(shape, 5)
+    found = 0
+    for axes, flips in product(("xyz", "zyx", "yzx"), ((), ("y",), ("z", "x"))):
+        options = SwcOptions(
+            voxel_size_nm=VOXEL, unit=unit, axes=axes, flip=flips, volume_shape=shape
+        )
+        columns = np.empty_like(nodes)
+        for axis, letter in enumerate("zyx"):
+            along = nodes[:, axis] if letter not in flips else shape[axis] - nodes[:, axis]
+            columns[:, axes.index(letter)] = along * options.units_per_voxel[axis]
+        text = "\n".join(f"{i} 0 {x} {y} {z} 1 -1" for i, (x, y, z) in enumerate(columns.tolist()))
+        right = read(tmp_path, text, options)
+        assert mask[tuple(node_voxels(right).T)].all()
+        used = SwcOptions(voxel_size_nm=VOXEL, unit=unit)
+        wrong = read(tmp_path, text, used)
+        hint = suggest_orientation([wrong], lambda v: mask[tuple(v.T)], shape, used)
+        assert suggest_orientation([right], lambda v: mask[tuple(v.T)], shape, options) is None
+        if (axes, flips) == ("xyz", ()):
+            assert hint is None
+            continue
+        assert hint is not None
+        named = f"flip {', '.join(flips)}" if flips else "no flip"
+        assert f"with axes '{axes}' and {named} it is 100%" in hint
+        found += 1
+    assert found == 8
+
+
+def test_no_hint_where_no_orientation_helps():
+    shape = (20, 45, 70)
+    nodes, _ = snake(shape, 5)
+    nowhere = np.zeros(shape, bool)
+    skeletons = [Skeleton("a", nodes, [])]
+    assert suggest_orientation(skeletons, lambda v: nowhere[tuple(v.T)], shape) is None
+    assert suggest_orientation([], lambda v: nowhere[tuple(v.T)], shape) is None
+
+
+def data_folder() -> Path:
+    default = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+    folder = Path(os.environ.get("AXONLOOM_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}")
+    return folder
+
+
+@pytest.mark.data
+def test_real_tracings_are_read():
+    trees = {}
+    for path in sorted(data_folder().rglob("*.swc")):
+        (skeleton,) = read_skeletons(path, SwcOptions(voxel_size_nm=VOXEL, unit="um"))
+        assert len(skeleton.nodes) > 100
+        trees[path.stem] = len(skeleton.nodes) - len(skeleton.edges)
+    assert trees["754538881"] == 2
+    assert trees["6656_2304_22016_gold"] == 30
+    assert len(trees) == 19
+
+
+@pytest.mark.data
+def test_header_offset_brings_four_annotators_together():
+    folder = data_folder() / "swc_annotators"
+    um = SwcOptions(voxel_size_nm=(1000, 1000, 1000), unit="um")
+    skeletons = {s.name: s for s in read_skeletons(folder, um)}
+    assert len(skeletons) == 5
+    roots = np.array([s.nodes[0] for s in skeletons.values()])
+    assert np.ptp(roots, axis=0).max() < 30
+    length = skeletons["consensus"].edge_lengths_nm(um.voxel_size_nm).sum() / 1000
+    assert length == pytest.approx(114090, abs=1)
+
+
+@pytest.mark.data
+def test_fly_neuron_needs_a_flip_of_y():
+    """Its integers are voxel centres, so half a voxel is added: row = 414 - round(y)."""
+    tifffile = pytest.importorskip("tifffile")
+    volume = tifffile.imread(data_folder() / "lm_fly_neuron" / "stack.tif")
+    path = data_folder() / "lm_fly_neuron" / "trace.swc"
+    half = (0.5, 0.5, 0.5)
+    plain = SwcOptions(voxel_size_nm=(1, 1, 1), offset_vox=half)
+    flipped = SwcOptions(
+        voxel_size_nm=(1, 1, 1), offset_vox=half, flip=("y",), volume_shape=volume.shape
+    )
+    wrong, right = read_skeletons(path, plain), read_skeletons(path, flipped)
+    labels, inside = labels_at_nodes(right[0], volume)
+    assert inside.all()
+    assert round(float((labels > 0).mean()), 2) == 0.96
+    centred = node_voxels(wrong[0])
+    assert (node_voxels(right[0])[:, 1] == 414 - centred[:, 1]).all()
+    assert right[0].edge_lengths_nm((1, 1, 1)).sum() == pytest.approx(1576, abs=1)
+
+    def is_foreground(voxels: np.ndarray) -> np.ndarray:
+        return volume[tuple(voxels.T)] > 0
+
+    hint = suggest_orientation(wrong, is_foreground, volume.shape, plain)
+    assert hint is not None
+    assert "with axes 'xyz' and flip y it is 96%" in hint
+    assert suggest_orientation(right, is_foreground, volume.shape, flipped) is None

@@ -1,0 +1,1 @@
+"""How a stage's blocks are run: runner, retries, executors."""

@@ -1,0 +1,176 @@
+"""Where the blocks of a stage run: in this process, or on Dask workers.
+
+An executor takes a function of a block index and gives outcomes in the order in which they end.
+Between outcomes it may give None, so that its caller can show progress.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Protocol
+
+# Dask tells the life of each worker at level info; it reads this when it is imported, here and in
+# the workers.
+os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
+
+from distributed import Client, LocalCluster  # noqa: E402
+from distributed import wait as wait_for  # noqa: E402
+from distributed.client import Future  # noqa: E402
+
+from pipeline.config import ExecutionConfig  # noqa: E402
+from pipeline.errors import ConfigError  # noqa: E402
+from pipeline.storage.ledger import Mark  # noqa: E402
+
+Task = Callable[[int], Mark]
+TICK_SECONDS = 0.5
+# Blocks in flight per worker: one that runs, and enough behind it that none waits for the driver.
+AHEAD = 3
+
+
+class Executor(Protocol):
+    """Runs a task for each index; never raises for a failed block."""
+
+    def map(
+        self, task: Task, indices: Iterable[int], *, name: str, resources: Mapping[str, float]
+    ) -> Iterator[Mark | None]:
+        """Outcomes as they come; closing the iterator cancels what has not begun."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+class SerialExecutor:
+    """One block after the other in this process: the reference, and the debugger."""
+
+    def map(
+        self, task: Task, indices: Iterable[int], *, name: str, resources: Mapping[str, float]
+    ) -> Iterator[Mark | None]:
+        """As `Executor.map`; resources are ignored, this process has what it has."""
+        for index in indices:
+            yield task(index)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class DaskExecutor:
+    """A bounded window of futures on a Dask cluster.
+
+    Each future returns a small status and is released at once: results that are held cost the
+    scheduler memory for ever, and run again when a worker is lost.
+    """
+
+    def __init__(self, connect: Callable[[], Client]) -> None:
+        self._connect = connect
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The client, connected at first use."""
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    def map(
+        self, task: Task, indices: Iterable[int], *, name: str, resources: Mapping[str, float]
+    ) -> Iterator[Mark | None]:
+        """As `Executor.map`.
+
+        Raises:
+            ConfigError: no worker offers the resources asked for; Dask would wait for ever.
+        """
+        self._require(resources)
+        queue = iter(indices)
+        running: dict[Future, int] = {}
+        token = f"{os.getpid()}-{time.monotonic_ns()}"
+        lost = False
+        try:
+            while True:
+                for index in islice(queue, max(0, self._window() - len(running))):
+                    key = f"{name}-{index}-{token}"
+                    options = {"resources": dict(resources)} if resources else {}
+                    future = self.client.submit(task, index, key=key, pure=False, **options)
+                    running[future] = index
+                if not running:
+                    return
+                done = self._finished(running)
+                for future in done:
+                    mark, died = _outcome(future, running.pop(future))
+                    lost = lost or died
+                    yield mark
+                if not done:
+                    yield None
+        finally:
+            self.client.cancel(list(running))
+            if lost:
+                # What follows on a cluster whose workers were killed hung once: make a new one.
+                self.close()
+
+    def _window(self) -> int:
+        threads = sum(self.client.nthreads().values())
+        return max(2, AHEAD * threads)
+
+    def _finished(self, running: Mapping[Future, int]) -> list[Future]:
+        try:
+            wait_for(list(running), timeout=TICK_SECONDS, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            return []
+        return [future for future in running if future.done()]
+
+    def _require(self, resources: Mapping[str, float]) -> None:
+        if not resources:
+            return
+        info = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        offers = [worker.get("resources", {}) for worker in info]
+        if not any(all(o.get(n, 0) >= v for n, v in resources.items()) for o in offers):
+            raise ConfigError(
+                f"no worker offers {dict(resources)}; the {len(offers)} workers offer {offers}. "
+                "Start workers with --resources, or set device: cpu"
+            )
+
+    def close(self) -> None:
+        """Close the client and, if it is ours, the cluster."""
+        if self._client is None:
+            return
+        cluster = self._client.cluster
+        self._client.close()
+        if cluster is not None:
+            cluster.close()
+        self._client = None
+
+
+def _outcome(future: Future, index: int) -> tuple[Mark, bool]:
+    try:
+        if future.status == "finished":
+            mark: Mark = future.result()
+            return mark, False
+        error = future.exception()
+        cause = f"{type(error).__name__}: {error}" if error else f"the task was {future.status}"
+        return Mark(index, "failed", error=cause), type(error).__name__ == "KilledWorker"
+    finally:
+        future.release()
+
+
+def local_client(workers: int) -> Client:
+    """A cluster of `workers` single-threaded processes on this machine."""
+    cluster = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        memory_limit=0,
+    )
+    return Client(cluster)
+
+
+def make_executor(config: ExecutionConfig) -> Executor:
+    """The executor that the configuration asks for; nothing is started before it is used."""
+    if config.kind == "serial":
+        return SerialExecutor()
+    if config.kind == "local":
+        return DaskExecutor(lambda: local_client(config.workers))
+    address = config.address
+    return DaskExecutor(lambda: Client(address))
