@@ -239,9 +239,7 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Predict affinities blockwise into OUT/affinities.zarr."""
-    given = _given(
-        image=image.resolve(), checkpoint=checkpoint.resolve(), voxel_size_nm=voxel_size
-    )
+    given = _given(image=image.resolve(), checkpoint=checkpoint.resolve(), voxel_size_nm=voxel_size)
     sections = {"input": given, "predict": {"device": device}, **_given(predict_block=block)}
     config = _config(out, workers, serial, **sections)
     _execute(config, (*INGEST_STAGES, "predict"), overwrite=overwrite)

@@ -74,9 +74,7 @@ class TerminalProgress:
         finished = report.complete + report.failed
         if report.blocks == 1 and finished == 0 and stage.progress(self.run) is not None:
             return
-        self.progress.update(
-            task, total=report.blocks, completed=finished, note=_note(report)
-        )
+        self.progress.update(task, total=report.blocks, completed=finished, note=_note(report))
         if finished == report.blocks:
             self.progress.stop_task(task)
 

@@ -8,103 +8,117 @@ from __future__ import annotations
 
 import json
 import os
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from uuid import UUID
 
 # Quiet and offline unless the environment says otherwise; read when prefect is imported.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+# An embedded server takes 7-12 s to start on an idle machine, longer on a busy one.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 from prefect import flow, task  # noqa: E402
 from prefect.artifacts import (  # noqa: E402
     create_link_artifact,
-    create_progress_artifact,
+    create_markdown_artifact,
     create_table_artifact,
-    update_progress_artifact,
 )
+from prefect.cache_policies import NO_CACHE  # noqa: E402
 
+from flows.phantom import needs_phantom, on_phantom, phantom_config  # noqa: E402
+from flows.publish import StagePublisher  # noqa: E402
 from flows.report import write_report  # noqa: E402
-from flows.runs import prepare, run_stages  # noqa: E402
+from flows.runs import begin, open_stages, prepare  # noqa: E402
 from pipeline.config import RunConfig  # noqa: E402
-from pipeline.stages import plan  # noqa: E402
 from pipeline.stages.base import Stage  # noqa: E402
+from pipeline.stages.phantom import PHANTOM  # noqa: E402
 from pipeline.stages.run import Run  # noqa: E402
 from workers.runner import StageReport  # noqa: E402
 
-PUBLISH_SECONDS = 5.0
+Row = dict[str, str | int | float]
+RunOne = Callable[[Stage, Callable[[Stage, StageReport], None]], StageReport]
 
 
-@flow(name="reconstruct", validate_parameters=True)
+@flow(name="reconstruct", validate_parameters=True, persist_result=False)
 def reconstruct(config: RunConfig) -> str:
     """Run every stage that the inputs allow; gives the path of the report.
 
+    A configuration with a phantom and no volume makes the phantom first.
+
     Args:
         config: of the run. Paths are those of the machine that runs the flow.
+
+    Raises:
+        InputError: before anything is computed.
+        StageError: blocks failed; what was done is kept, and the next flow run continues.
     """
-    run, stages = prepare(config)
-    rows = [
-        stage_task.with_options(name=stage.name)(stage.name, str(run.directory))
-        for stage in stages
-    ]
-    create_table_artifact(rows, key="stages", description=f"stages of {run.directory}")
-    return report_task(str(run.directory))
+    rows: list[Row] = []
+    try:
+        if needs_phantom(config):
+            _run_tasks(begin(phantom_config(config), (PHANTOM,)), (PHANTOM,), rows)
+            config = on_phantom(config)
+        run, stages = prepare(config)
+        _run_tasks(run, stages, rows)
+    finally:
+        if rows:
+            where = config.run_dir.resolve()
+            create_table_artifact(rows, key="stages", description=f"Stages of {where}")
+    return report_task(run.directory)
 
 
-@task(persist_result=False)
-def stage_task(name: str, directory: str) -> dict[str, int | float | str]:
+def _run_tasks(run: Run, stages: Sequence[Stage], rows: list[Row]) -> None:
+    """One task for each stage; every stage that begins adds its row, also when it fails."""
+    with open_stages(run, stages) as run_one:
+        for stage in stages:
+            stage_task.with_options(name=stage.name, task_run_name=stage.name)(
+                run_one, stage, run, rows
+            )
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def stage_task(run_one: RunOne, stage: Stage, run: Run, rows: list[Row]) -> None:
     """One stage of a run; its blocks are not Prefect's business."""
-    run = Run(Path(directory))
-    published = _Published(name)
-    [report] = run_stages(run, plan(run.config), only=(name,), observe=published.observe)
-    published.finish(report)
-    return _row(report)
+    with StagePublisher(stage, run) as publisher:
+        try:
+            run_one(stage, publisher.observe)
+        finally:
+            if publisher.report is not None:
+                rows.append(_row(publisher.report))
 
 
-@task(persist_result=False)
-def report_task(directory: str) -> str:
-    """The report of a run, linked and with its scores as artifacts."""
-    report = write_report(Run(Path(directory)))
+@task(name="report", task_run_name="report", persist_result=False, cache_policy=NO_CACHE)
+def report_task(directory: Path) -> str:
+    """The report of a run, linked, with its scores and the way to look at it as artifacts."""
+    report = write_report(Run(directory))
     create_link_artifact(link=report.as_uri(), link_text="report.html", key="report")
-    metrics = report.parent / "metrics.json"
+    create_markdown_artifact(
+        f"Report: `{report}`\n\nLook at the neurons:\n\n```\naxonloom view {directory}\n```\n",
+        key="viewer",
+    )
+    metrics = directory / "metrics.json"
     if metrics.exists():
-        scores = json.loads(metrics.read_text())
-        rows = [{"segmentation": "this run", **scores["overall"]}]
-        if "baseline" in scores:
-            rows.append({"segmentation": "plain baseline", **scores["baseline"]["overall"]})
-        create_table_artifact(rows, key="scores", description="scores against the tracings")
+        table = _scores(json.loads(metrics.read_text()))
+        create_table_artifact(table, key="scores", description="Scores against the tracings")
     return str(report)
 
 
-class _Published:
-    """A stage's progress as a Prefect artifact, renewed every few seconds."""
-
-    def __init__(self, name: str) -> None:
-        self._last = time.monotonic()
-        created = create_progress_artifact(progress=0.0, key=f"progress-{name.replace('_', '-')}")
-        self._artifact = UUID(str(created))
-
-    def observe(self, _stage: Stage, report: StageReport) -> None:
-        """Publish, unless that was done a moment ago."""
-        if time.monotonic() - self._last >= PUBLISH_SECONDS:
-            self._publish(report)
-
-    def finish(self, report: StageReport) -> None:
-        """Publish the last state."""
-        self._publish(report)
-
-    def _publish(self, report: StageReport) -> None:
-        self._last = time.monotonic()
-        share = 100.0 * (report.complete + report.failed) / report.blocks
-        update_progress_artifact(
-            self._artifact,
-            progress=share,
-            description=f"{report.complete} of {report.blocks} blocks, {report.failed} failed",
-        )
+def _scores(metrics: dict[str, dict[str, dict[str, float | None]]]) -> list[Row]:
+    """A row for each score, as metrics.json names it."""
+    columns = {"this run": metrics["overall"]}
+    if "baseline" in metrics:
+        columns["threshold + components"] = metrics["baseline"]["overall"]
+    return [
+        {"score": name, **{of: _cell(values.get(name)) for of, values in columns.items()}}
+        for name in metrics["overall"]
+    ]
 
 
-def _row(report: StageReport) -> dict[str, int | float | str]:
+def _cell(value: float | None) -> str | float:
+    return "-" if value is None else value
+
+
+def _row(report: StageReport) -> Row:
     return {
         "stage": report.stage,
         "blocks": report.blocks,

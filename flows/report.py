@@ -99,9 +99,7 @@ def _source(run: Run) -> InputFacts:
 def _wall_seconds(run: Run, stages: list[StageStatus]) -> float:
     """Time of the workers, shared between them: what an undisturbed run takes at the least."""
     workers = run.config.execution.workers if run.config.execution.kind == "local" else 1
-    spread = sum(
-        sum(s.block_seconds) / min(workers, max(1, len(s.block_seconds))) for s in stages
-    )
+    spread = sum(sum(s.block_seconds) / min(workers, max(1, len(s.block_seconds))) for s in stages)
     return float(spread)
 
 

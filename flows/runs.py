@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config import RunConfig, save_config
@@ -43,9 +44,7 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
     for stage in stages:
         ledger = draft.ledger(stage.name)
         if not ledger.holds(keys[stage.name].key):
-            refuse_foreign_output(
-                stage, draft, keys[stage.name], ledger, replace=replace_output
-            )
+            refuse_foreign_output(stage, draft, keys[stage.name], ledger, replace=replace_output)
 
 
 def require_writable(folder: Path) -> None:
@@ -72,13 +71,18 @@ def prepare(
     stages = plan(config)
     if only is not None:
         stages = tuple(stage for stage in stages if stage.name in only)
+    return begin(config, stages, replace_output=replace_output), stages
+
+
+def begin(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool = True) -> Run:
+    """As `prepare`, for stages that the caller names."""
     check(config, stages, replace_output=replace_output)
     directory = config.run_dir.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     resolved = config.model_copy(update={"run_dir": directory})
     with run_lock(directory / "ledger"):
         save_config(resolved, directory / "config.yaml")
-    return Run(directory), stages
+    return Run(directory)
 
 
 def run_stages(
@@ -101,15 +105,31 @@ def run_stages(
     Raises:
         StageError: a stage ended with failed blocks; those before it stay done.
     """
+    with open_stages(run, stages, order=order) as run_one:
+        return [run_one(stage, observe) for stage in stages if only is None or stage.name in only]
+
+
+@contextmanager
+def open_stages(
+    run: Run, stages: Sequence[Stage], *, order: Order | None = None
+) -> Iterator[Callable[[Stage, Observer], StageReport]]:
+    """A function that runs one stage, for callers that do something between two stages.
+
+    Lock, keys and executor are held throughout: no other run comes between two stages, and a
+    cluster is started once.
+
+    Raises:
+        RunLockedError: another process is writing to this run.
+    """
     executor = make_executor(run.config.execution)
     try:
         with run_lock(run.directory / "ledger"):
             keys = stage_keys(run, stages)
-            return [
-                _run_one(stage, run, stages, keys[stage.name], executor, order, observe)
-                for stage in stages
-                if only is None or stage.name in only
-            ]
+
+            def run_one(stage: Stage, observe: Observer) -> StageReport:
+                return _run_one(stage, run, stages, keys[stage.name], executor, order, observe)
+
+            yield run_one
     finally:
         executor.close()
 
@@ -147,5 +167,3 @@ def with_workers(config: RunConfig, workers: int | None, serial: bool) -> RunCon
     else:
         return config
     return config.model_copy(update={"execution": execution})
-
-

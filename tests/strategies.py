@@ -1,4 +1,4 @@
-"""Hypothesis strategies shared by the property tests: shapes, blockings, affinities, edge tables."""
+"""Hypothesis strategies for property tests: shapes, blockings, affinities, edge tables."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import islice
 from typing import Protocol
 
@@ -35,8 +35,8 @@ class Executor(Protocol):
 
     def map(
         self, task: Task, indices: Iterable[int], *, name: str, resources: Mapping[str, float]
-    ) -> Iterator[Mark | None]:
-        """Outcomes as they come; closing the iterator cancels what has not begun."""
+    ) -> Generator[Mark | None]:
+        """Outcomes as they come; closing the generator cancels what has not begun."""
 
     def close(self) -> None:
         """Give back what it holds."""
@@ -47,7 +47,7 @@ class SerialExecutor:
 
     def map(
         self, task: Task, indices: Iterable[int], *, name: str, resources: Mapping[str, float]
-    ) -> Iterator[Mark | None]:
+    ) -> Generator[Mark | None]:
         """As `Executor.map`; resources are ignored, this process has what it has."""
         for index in indices:
             yield task(index)
@@ -76,7 +76,7 @@ class DaskExecutor:
 
     def map(
         self, task: Task, indices: Iterable[int], *, name: str, resources: Mapping[str, float]
-    ) -> Iterator[Mark | None]:
+    ) -> Generator[Mark | None]:
         """As `Executor.map`.
 
         Raises:

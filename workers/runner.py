@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 from pipeline.errors import OutputExistsError, StageError
+from pipeline.stages import STAGES
 from pipeline.stages.base import Stage
 from pipeline.stages.keys import StageKey
 from pipeline.stages.run import Run
@@ -89,6 +92,7 @@ def run_stage(
     order: Order = Order(),  # noqa: B008 (frozen)
     replace: bool = True,
     progress: Progress = lambda _report: None,
+    resume: str | None = None,
 ) -> StageReport:
     """Run what is missing of a stage.
 
@@ -100,6 +104,7 @@ def run_stage(
         order: of the blocks.
         replace: whether output of another key may be removed.
         progress: called after every block and every half second.
+        resume: the command that goes on after a failure; default `axonloom run` of this run.
 
     Raises:
         OutputExistsError: output of other parameters lies there and `replace` is false, or output
@@ -116,8 +121,11 @@ def run_stage(
         wanted = order.arrange(list(_mask(stage, run, ledger, todo, report)))
         progress(report)
         task = partial(run_block, stage, run, tries=run.config.execution.tries)
-        outcomes = executor.map(task, wanted, name=stage.name, resources=stage.resources(run))
-        _collect(outcomes, ledger, report, progress, began)
+        # Nothing to do starts no cluster. Closed at once, whatever happens: what waits is cancelled.
+        if wanted:
+            outcomes = executor.map(task, wanted, name=stage.name, resources=stage.resources(run))
+            with closing(outcomes):
+                _collect(outcomes, ledger, report, progress, began)
         if report.complete == report.blocks:
             ledger.set_finished()
     finally:
@@ -125,7 +133,7 @@ def run_stage(
     report.seconds = time.monotonic() - began
     progress(report)
     if report.failed:
-        raise StageError(explain_failure(stage, run, report))
+        raise StageError(explain_failure(stage, run, report, resume))
     return report
 
 
@@ -138,10 +146,19 @@ def prepare_outputs(
         return
     refuse_foreign_output(stage, run, key, ledger, replace=replace)
     ledger.begin(Header(stage.name, key.key, len(stage.grid(run)), key.description))
+    _outdate_additions(stage, run)
     for artifact in stage.writes:
         remove_tree(run.path(artifact))
     stage.create(run)
     ledger.set_ready()
+
+
+def _outdate_additions(stage: Stage, run: Run) -> None:
+    """Forget what other stages added to the outputs that are about to be removed."""
+    for other in STAGES:
+        if set(other.within) & set(stage.writes):
+            with closing(run.ledger(other.name)) as ledger:
+                ledger.outdate()
 
 
 def refuse_foreign_output(
@@ -220,7 +237,7 @@ def _mask(
 
 
 def _collect(
-    outcomes: Iterator[Mark | None],
+    outcomes: Generator[Mark | None],
     ledger: Ledger,
     report: StageReport,
     progress: Progress,
@@ -243,10 +260,9 @@ def _collect(
 def run_block(stage: Stage, run: Run, index: int, *, tries: int) -> Mark:
     """Run one block, wherever it is called; an error becomes a failed mark."""
     began = time.monotonic()
-    block = stage.grid(run)[index]
     for attempt in range(tries):
         try:
-            result = stage.process(block, run)
+            result = stage.process(stage.grid(run)[index], run)
         except Exception as error:
             if attempt + 1 < tries and may_pass(error):
                 time.sleep(delay_seconds(attempt))
@@ -263,7 +279,7 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({origin})"
 
 
-def explain_failure(stage: Stage, run: Run, report: StageReport) -> str:
+def explain_failure(stage: Stage, run: Run, report: StageReport, resume: str | None) -> str:
     """Stage, block, box and cause of each failure, and how to go on."""
     grid = stage.grid(run)
     lines = [
@@ -273,17 +289,23 @@ def explain_failure(stage: Stage, run: Run, report: StageReport) -> str:
     lines += [f"  block {m.block} {grid[m.block].write}: {m.error}" for m in report.failures[:5]]
     if report.failed > 5:
         lines.append(f"  and {report.failed - 5} more (axonloom status {run.directory})")
-    lines.append(f"What was done is kept. To resume: axonloom run {run.directory / 'config.yaml'}")
+    command = resume or shlex.join(["axonloom", "run", str(run.directory / "config.yaml")])
+    lines.append(f"What was done is kept. To resume: {command}")
     return "\n".join(lines)
 
 
-def require_complete(stage: Stage, run: Run) -> None:
-    """Refuse to go on from a stage that is not complete.
+def require_complete(stage: Stage, run: Run, key: StageKey) -> None:
+    """Refuse to go on from a stage that is not complete, or whose output is of another key.
 
     Raises:
-        StageError: expected = done + empty + masked does not hold.
+        StageError: expected = done + empty + masked does not hold for `key`.
     """
     ledger = run.ledger(stage.name)
+    if ledger.header is not None and ledger.header.key != key.key:
+        raise StageError(
+            f"stage {stage.name} holds the output of other parameters "
+            f"({_difference(ledger, key)}); run it before the stages that read it"
+        )
     if not ledger.complete:
         expected = len(stage.grid(run))
         complete = sum(ledger.count(s) for s in ("done", "empty", "masked"))

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.edges import EdgeTable, sum_edges
 from pipeline.arrays.labels import SparseMap
-from pipeline.arrays.merging import history_order, solve_components
+from pipeline.arrays.merge_order import history_order
+from pipeline.arrays.merging import solve_components
 from pipeline.errors import InputError
 
 _LOW = np.uint64(0xFFFFFFFF)

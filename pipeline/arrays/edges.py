@@ -2,7 +2,7 @@
 
 Every face-adjacent voxel pair with two different non-zero labels counts, affinity 0 included, so
 sum / count is the mean affinity over the whole contact. A pair belongs to the block whose write ROI
-holds the voxel that stores its affinity; sums are integers, so tables add in any order and grouping.
+holds the voxel that stores its affinity. Sums are integers: tables add in any order and grouping.
 
 Source: mean affinity agglomeration, Lee et al. 2017, arXiv:1706.00120.
 """
@@ -204,10 +204,10 @@ def new_pairs(size: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def find_pair(table: np.ndarray, key: int) -> int:
+def find_pair(table: np.ndarray, key: np.uint64) -> int:
     """The row of `key`, or the free row where it belongs."""
     mask = table.shape[0] - 1
-    slot = np.int64((key * _SPREAD) >> np.uint64(24)) & mask
+    slot = int(np.int64((key * _SPREAD) >> np.uint64(24)) & mask)
     while table[slot, 0] != 0 and table[slot, 0] != key:
         slot = (slot + 1) & mask
     return slot

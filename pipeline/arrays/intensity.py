@@ -47,12 +47,13 @@ def intensity_bins(image: NDArray[Any]) -> NDArray[np.int64]:
     if not np.isfinite(image).all():
         position = tuple(int(i) for i in np.argwhere(~np.isfinite(image))[0])
         raise DataError(f"the image holds NaN or infinity, first at {position} of the block")
-    upper = (image.view(np.uint32) >> 16).astype(np.int64)
+    # Adding zero turns -0 into 0: equal values must share a bin.
+    upper = ((image + np.float32(0)).view(np.uint32) >> 16).astype(np.int64)
     return np.where(upper >= 0x8000, 0xFFFF - upper, upper + 0x8000)
 
 
 def bin_values(dtype: np.dtype) -> NDArray[np.float64]:
-    """(65536,) the smallest value of each bin, of an image of `dtype`."""
+    """(65536,) the value of each bin that is nearest to 0, of an image of `dtype`."""
     bins = np.arange(BINS)
     if dtype != np.float32:
         return bins.astype(np.float64)

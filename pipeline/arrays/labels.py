@@ -1,4 +1,4 @@
-"""Affinities and labels as arrays: their types, quantisation, and perfect affinities from labels."""
+"""Affinities and labels as arrays: types, quantisation, perfect affinities from labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels of agglomeration: exact order of edges, heap, adjacency, and the merging of components.
+"""Kernels of agglomeration: adjacency, and the merging of one component after the other.
 
 Nodes are positions in the sorted list of fragments, so that comparing positions compares ids; a key
 is the pair of positions u << 32 | v. See `agglomerate.py` for the algorithm.
@@ -12,8 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.arrays.merge_order import before, sift_down
+
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
-_LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 
@@ -39,82 +40,29 @@ class _Graph(NamedTuple):
 
 
 class _Merges(NamedTuple):
-    total: NDArray[np.uint64]
-    count: NDArray[np.uint64]
+    totals: NDArray[np.uint64]
+    counts: NDArray[np.uint64]
     key: NDArray[np.uint64]
     kept: NDArray[np.int32]
     absorbed: NDArray[np.int32]
-
-
-# --- Exact comparison
-
-
-@njit(cache=True, nogil=True)
-def _product(a: int, b: int) -> tuple[int, int]:
-    """High and low 64 bits of a * b."""
-    a0, a1 = a & _LOW, a >> _HALF
-    b0, b1 = b & _LOW, b >> _HALF
-    low, middle = a0 * b0, a1 * b0
-    middle += low >> _HALF
-    other = a0 * b1 + (middle & _LOW)
-    high = a1 * b1 + (middle >> _HALF) + (other >> _HALF)
-    return high, (other << _HALF) | (low & _LOW)
-
-
-@njit(cache=True, nogil=True)
-def _before(s1: int, c1: int, k1: int, s2: int, c2: int, k2: int) -> bool:
-    """Whether the first edge is merged before the second: larger score, then smaller key."""
-    if (s1 | c1 | s2 | c2) >> _HALF == 0:
-        left, right = s1 * c2, s2 * c1
-        return left > right or (left == right and k1 < k2)
-    high1, low1 = _product(s1, c2)
-    high2, low2 = _product(s2, c1)
-    if high1 != high2:
-        return high1 > high2
-    return low1 > low2 or (low1 == low2 and k1 < k2)
-
-
-# --- Heap of (sum, count, key) and edge, as it was when pushed; the best at the top
-
-
-@njit(cache=True, nogil=True)
-def _sift_down(heap: np.ndarray, edges: np.ndarray, size: int, hole: int) -> None:
-    s, c, k, e = heap[hole, 0], heap[hole, 1], heap[hole, 2], edges[hole]
-    while True:
-        child = 2 * hole + 1
-        if child >= size:
-            break
-        right = child + 1
-        if right < size and _before(
-            heap[right, 0], heap[right, 1], heap[right, 2],
-            heap[child, 0], heap[child, 1], heap[child, 2],
-        ):  # fmt: skip
-            child = right
-        if not _before(heap[child, 0], heap[child, 1], heap[child, 2], s, c, k):
-            break
-        heap[hole, 0], heap[hole, 1], heap[hole, 2] = heap[child, 0], heap[child, 1], heap[child, 2]
-        edges[hole] = edges[child]
-        hole = child
-    heap[hole, 0], heap[hole, 1], heap[hole, 2] = s, c, k
-    edges[hole] = e
 
 
 # --- Hash map from a pair of regions to their edge; linear probing, true deletion
 
 
 @njit(cache=True, nogil=True)
-def _pair(a: int, b: int) -> int:
+def _pair(a: int, b: int) -> np.uint64:
     """Key of an unordered pair of different nodes, never 0."""
     return np.uint64(min(a, b)) << _HALF | np.uint64(max(a, b))
 
 
 @njit(cache=True, nogil=True)
-def _home(pair: int, mask: int) -> int:
-    return np.int64((pair * _SPREAD) >> np.uint64(24)) & mask
+def _home(pair: np.uint64, mask: int) -> int:
+    return int(np.int64((pair * _SPREAD) >> np.uint64(24)) & mask)
 
 
 @njit(cache=True, nogil=True)
-def _slot(pairs: np.ndarray, mask: int, pair: int) -> int:
+def _slot(pairs: np.ndarray, mask: int, pair: np.uint64) -> int:
     slot = _home(pair, mask)
     while pairs[slot] != 0 and pairs[slot] != pair:
         slot = (slot + 1) & mask
@@ -122,7 +70,7 @@ def _slot(pairs: np.ndarray, mask: int, pair: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _delete(pairs: np.ndarray, edges: np.ndarray, mask: int, pair: int) -> None:
+def _delete(pairs: np.ndarray, edges: np.ndarray, mask: int, pair: np.uint64) -> None:
     hole = _slot(pairs, mask, pair)
     slot = (hole + 1) & mask
     while pairs[slot] != 0:
@@ -139,8 +87,8 @@ def _delete(pairs: np.ndarray, edges: np.ndarray, mask: int, pair: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _passes(total: int, count: int, threshold: float, scale: float) -> bool:
-    return np.float64(total) / np.float64(count) / scale >= threshold
+def _passes(total: np.uint64, count: np.uint64, threshold: float, scale: float) -> bool:
+    return bool(np.float64(total) / np.float64(count) / scale >= threshold)
 
 
 @njit(cache=True, nogil=True)
@@ -202,7 +150,7 @@ def _fill_heap(graph: _Graph, n_edges: int, threshold: float, scale: float) -> i
             graph.heap_edge[size] = e
             size += 1
     for hole in range(size // 2 - 1, -1, -1):
-        _sift_down(graph.heap, graph.heap_edge, size, hole)
+        sift_down(graph.heap, graph.heap_edge, size, hole)
     return size
 
 
@@ -232,7 +180,7 @@ def _absorb(graph: _Graph, a: int, b: int, mask: int) -> None:
                 _hang(graph, half, a)
             else:
                 f = graph.edge_of[slot]
-                if _before(
+                if before(
                     graph.sums[f], graph.counts[f], graph.keys[f],
                     graph.sums[e], graph.counts[e], graph.keys[e],
                 ):  # fmt: skip
@@ -266,21 +214,21 @@ def _merge_component(
         # Counts only grow: another count means that the edge absorbed others since.
         if alive and count != heap[0, 1] and _passes(total, count, threshold, scale):
             heap[0, 0], heap[0, 1], heap[0, 2] = total, count, key
-            _sift_down(heap, heap_edge, size, 0)
+            sift_down(heap, heap_edge, size, 0)
             continue
         current = alive and count == heap[0, 1]
         size -= 1
         if size > 0:
             heap[0, 0], heap[0, 1], heap[0, 2] = heap[size, 0], heap[size, 1], heap[size, 2]
             heap_edge[0] = heap_edge[size]
-            _sift_down(heap, heap_edge, size, 0)
+            sift_down(heap, heap_edge, size, 0)
         if not current:
             continue
         a, b = graph.ends[2 * e], graph.ends[2 * e + 1]
         if graph.length[a] < graph.length[b]:
             a, b = b, a
         kept = min(graph.smallest[a], graph.smallest[b])
-        merges.total[done], merges.count[done], merges.key[done] = total, count, key
+        merges.totals[done], merges.counts[done], merges.key[done] = total, count, key
         merges.kept[done] = nodes[kept]
         merges.absorbed[done] = nodes[max(graph.smallest[a], graph.smallest[b])]
         done += 1
@@ -362,52 +310,9 @@ def solve_components(
         _load(graph, u, v, sums, counts, own, local, inside.size)
         done = _merge_component(graph, own.size, inside, threshold, scale, merges, done)
     return (
-        merges.total[:done],
-        merges.count[:done],
+        merges.totals[:done],
+        merges.counts[:done],
         merges.key[:done],
         merges.kept[:done],
         merges.absorbed[:done],
     )
-
-
-# --- Order of the history
-
-
-def history_order(
-    total: NDArray[np.uint64], count: NDArray[np.uint64], key: NDArray[np.uint64]
-) -> NDArray[np.int64]:
-    """The order of merges: exact score descending, then key ascending."""
-    # The quotients are right but for rounding; the exact sort then finds nearly sorted input.
-    order = np.argsort(-(total / count), kind="stable")
-    _sort_exactly(order, total, count, key)
-    return order
-
-
-@njit(cache=True, nogil=True)
-def _sort_exactly(order: np.ndarray, total: np.ndarray, count: np.ndarray, key: np.ndarray) -> None:
-    """Bottom-up merge sort; stretches that are in order already are left as they are."""
-    n = order.size
-    spare = np.empty(n, np.int64)
-    width = 1
-    while width < n:
-        for begin in range(0, n - width, 2 * width):
-            middle, end = begin + width, min(begin + 2 * width, n)
-            x, y = order[middle - 1], order[middle]
-            if _before(total[x], count[x], key[x], total[y], count[y], key[y]):
-                continue
-            spare[begin:middle] = order[begin:middle]
-            left, right, out = begin, middle, begin
-            while left < middle:
-                if right == end:
-                    order[out] = spare[left]
-                    left += 1
-                else:
-                    x, y = spare[left], order[right]
-                    if _before(total[x], count[x], key[x], total[y], count[y], key[y]):
-                        order[out] = x
-                        left += 1
-                    else:
-                        order[out] = y
-                        right += 1
-                out += 1
-        width *= 2

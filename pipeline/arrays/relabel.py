@@ -57,7 +57,7 @@ def apply_lookup(
 
 
 @njit(cache=True, nogil=True)
-def _target(label: int, ids: np.ndarray, targets: np.ndarray) -> int:
+def _target(label: np.uint64, ids: np.ndarray, targets: np.ndarray) -> np.uint64:
     begin = 0
     end = ids.size
     while begin < end:
@@ -134,13 +134,13 @@ def count_voxels(labels: Labels) -> tuple[NDArray[np.uint64], NDArray[np.uint64]
 
 
 @njit(cache=True, nogil=True)
-def _slot(keys: np.ndarray, label: int) -> int:
+def _slot(keys: np.ndarray, label: np.uint64) -> int:
     """Where `label` is, or the free slot where it belongs; a key of 0 is free."""
     mask = keys.size - 1
     slot = np.int64((label * _SPREAD) >> np.uint64(32)) & mask
     while keys[slot] != 0 and keys[slot] != label:
         slot = (slot + 1) & mask
-    return slot
+    return int(slot)
 
 
 @njit(cache=True, nogil=True)

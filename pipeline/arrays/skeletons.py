@@ -10,7 +10,9 @@ adjacent voxels lie together in at least one block, and equal nodes are one node
 3. A component without a skeleton (a single voxel) gets one node; a patch that the trace missed (a
    path that ends in a soma leaves out what is inside) is tied to the nearest node.
 
-`pipeline.arrays.skeleton_join` puts the pieces together.
+`pipeline.arrays.skeleton_join` puts the pieces together. Blocks should be several times wider than
+the neurites: every crossing of a face bends the centre line by a voxel or two, and an object that
+fills a block has no centre line in it.
 
 Source: TEASAR, Sato et al. 2000, doi:10.1109/PCCGA.2000.883951, as implemented in kimimaro.
 """
@@ -122,18 +124,19 @@ def skeletonize_block(
     found = cc3d.connected_components(small_ids, connectivity=26, out_dtype=np.uint32)
     components = np.asarray(found, np.uint32)
     targets = _patch_centres(components, voxel_size_nm)
-    _drop_small(components, settings.min_voxels, targets)
+    statistics = cc3d.statistics(components, no_slice_conversion=True)
+    _drop_small(components, statistics["voxel_counts"], settings.min_voxels, targets)
     traces = _trace(components, targets, voxel_size_nm, settings)
-    boxes = cc3d.statistics(components, no_slice_conversion=True)["bounding_boxes"]
+    boxes = statistics["bounding_boxes"]
     parts = []
     for component in range(1, len(boxes)):
         low, high = boxes[component][0::2].astype(np.int64), boxes[component][1::2].astype(np.int64)
-        if component in traces:
-            trace = traces[component]
-        elif (box := components[_slices(low, high)]).size and (inside := box == component).any():
+        trace = traces.get(component)
+        if trace is None:
+            inside = components[_slices(low, high)] == component
+            if not inside.any():
+                continue  # dropped for its size
             trace = _single_node(inside, low, voxel_size_nm)
-        else:
-            continue  # dropped for its size
         trace = _reach_targets(trace, targets.get(component), voxel_size_nm)
         parts.append(_as_pieces(trace, labels, origin, voxel_size_nm))
     return SkeletonPieces.concatenate(parts)
@@ -189,10 +192,12 @@ def _central_pixels(
 
 
 def _drop_small(
-    components: NDArray[np.uint32], min_voxels: int, targets: dict[int, NDArray[np.int64]]
+    components: NDArray[np.uint32],
+    counts: NDArray[np.integer],
+    min_voxels: int,
+    targets: dict[int, NDArray[np.int64]],
 ) -> None:
     """Clear components of fewer voxels, in place, unless they touch a face."""
-    counts = cc3d.statistics(components, no_slice_conversion=True)["voxel_counts"]
     kept = np.arange(len(counts), dtype=np.uint32)
     small = counts < min_voxels
     small[list(targets)] = False
@@ -207,8 +212,9 @@ def _trace(
     voxel_size_nm: VoxelSize,
     settings: SkeletonSettings,
 ) -> dict[int, _Trace]:
+    # kimimaro works on Fortran order: transposed, a C array need not be turned (half of the time).
     found = kimimaro.skeletonize(
-        components,
+        components.T,
         teasar_params={
             "scale": settings.scale,
             "const": const_nm(settings, voxel_size_nm),
@@ -219,18 +225,18 @@ def _trace(
             "soma_invalidation_scale": settings.soma_scale,
             "soma_invalidation_const": settings.soma_const_nm,
         },
-        anisotropy=voxel_size_nm,
+        anisotropy=voxel_size_nm[::-1],
         dust_threshold=0,
         # Its own border targets fail on planes one voxel wide.
         fix_borders=False,
-        extra_targets_before=[tuple(v) for rows in targets.values() for v in rows.tolist()],
+        extra_targets_before=[tuple(v[::-1]) for rows in targets.values() for v in rows.tolist()],
         progress=False,
         parallel=1,
     )
     size = np.asarray(voxel_size_nm)
     traces = {}
     for component, skeleton in found.items():
-        nodes = np.rint(skeleton.vertices / size).astype(np.int64)
+        nodes = np.rint(skeleton.vertices[:, ::-1] / size).astype(np.int64)
         if len(nodes):
             edges = skeleton.edges.astype(np.int64)
             traces[int(component)] = (nodes, edges, skeleton.radii.astype(np.float64))

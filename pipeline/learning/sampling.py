@@ -74,8 +74,10 @@ def index_foreground(regions: Sequence[Region]) -> ForegroundIndex:
     the bound per tile spreads them evenly along long objects.
 
     Raises:
-        InputError: there is no labelled voxel in any region.
+        InputError: there is no region, or no labelled voxel in any.
     """
+    if not regions:
+        raise InputError("no training regions were given: name at least one labelled volume")
     rows = [
         _index_tile(source, number, block.write)
         for number, (source, allowed) in enumerate(regions)

@@ -8,6 +8,7 @@ and nothing is fetched from elsewhere.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,11 +284,9 @@ def serve(
         raise InputError(f"{run_dir}: no such run directory")
     if neuroglancer.server.is_server_running():
         raise InputError("this process serves a run already: stop that viewer first")
+    _require_free(host, port)
     neuroglancer.set_server_bind_address(host, port)
-    try:
-        viewer = neuroglancer.Viewer()
-    except OSError as error:
-        raise InputError(f"cannot listen on {host}:{port}: {error}; choose another port") from error
+    viewer = neuroglancer.Viewer()
     server = neuroglancer.server.global_server
     folder = f"/data/{viewer.token}"
     handler = (rf"{folder}/(.*)", _RunFiles, {"path": str(run_dir.resolve())})
@@ -295,3 +294,11 @@ def serve(
     data_url = f"{server.server_url}{folder}"
     viewer.set_state(json.loads(json.dumps(state).replace(BASE, data_url)))
     return ViewerServer(viewer, data_url)
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot listen on {host}:{port}: {error}; choose another port") from error

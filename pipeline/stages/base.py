@@ -59,6 +59,7 @@ class Stage:
         progress: for stages of one long block: (steps done, steps in all), or None.
         resources: Dask resources that a worker must offer, such as {"GPU": 1}.
         optional: artifacts read if the run has them.
+        within: artifacts of other stages that its output is added to: it goes away with them.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Stage:
     progress: Callable[[Run], tuple[int, int] | None] = _nothing
     resources: Callable[[Run], dict[str, float]] = _no_resources
     optional: tuple[str, ...] = ()
-    aggregates: bool = True
+    within: tuple[str, ...] = ()
 
 
 def one_block(run: Run) -> BlockGrid:

@@ -192,6 +192,7 @@ PYRAMID = Stage(
     version=1,
     reads=("image",),
     writes=("pyramid",),
+    within=("image",),
     parameters=lambda run: {"levels": run.config.ingest.levels},
     grid=_pyramid_grid,
     create=_create_pyramid,

@@ -159,6 +159,7 @@ PROOFREAD = Stage(
         "segment_table",
         "viewer_state",
     ),
+    within=("precomputed",),
     parameters=lambda run: {
         "voxel_size_nm": run.voxel_size_nm,
         "swc_unit": run.config.proofread.swc_unit,

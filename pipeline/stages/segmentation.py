@@ -50,12 +50,15 @@ from pipeline.stages.faces import (
     write_faces,
     write_map,
 )
+from pipeline.stages.ingest import round_up
 from pipeline.stages.run import Run
 from pipeline.storage.tables import read_table, write_table
 from pipeline.storage.volume import Volume
 
 # Output is written in boxes of about this extent, whatever the user's block.
 _OUTPUT_EXTENT = 256
+# Chunks of the scratch labels are no larger than this along each axis.
+_SCRATCH_EXTENT = 128
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,31 @@ def check_affinities(run: Run) -> None:
         )
 
 
+def _slot_shape(grid: BlockGrid) -> tuple[Triple, Triple]:
+    """Chunk of the scratch labels, and the extent that one block has there."""
+    chunk = triple(tuple(min(b, _SCRATCH_EXTENT) for b in grid.block_shape))
+    return chunk, round_up(grid.block_shape, chunk)
+
+
+def _slot(grid: BlockGrid, block: Block) -> Roi:
+    """Where the labels of a block lie in the scratch volume.
+
+    There each block begins at a chunk: blocks of any shape then have chunks of their own, of a
+    size that the compressor takes.
+    """
+    _, extent = _slot_shape(grid)
+    first = triple(tuple(p * e for p, e in zip(block.position, extent, strict=True)))
+    return Roi(first, block.write.shape)
+
+
 def _create_fragments(run: Run) -> None:
     grid = fragments_grid(run)
+    chunk, extent = _slot_shape(grid)
     Volume.create(
         run.path("local_fragments"),
-        run.shape,
+        triple(tuple(n * e for n, e in zip(grid.cells, extent, strict=True))),
         np.uint64,
-        chunks=grid.block_shape,
+        chunks=chunk,
         voxel_size_nm=None,
     )
     for name in ("faces", "block_edges", "block_counts"):
@@ -146,7 +167,7 @@ def _fragments(block: Block, run: Run) -> BlockResult:
     )
     if not len(found.ids):
         return BlockResult("empty")
-    run.volume("local_fragments").write(block.write, found.labels)
+    run.volume("local_fragments").write(_slot(fragments_grid(run), block), found.labels)
     write_faces(run.block_file("faces", block.index), found)
     write_edges(run.block_file("block_edges", block.index), found.edges)
     counts = {"id": found.ids, "voxels": found.voxels}
@@ -380,22 +401,24 @@ def _global_fragments(roi: Roi, run: Run) -> NDArray[np.uint64] | None:
     holding = holding_blocks(run, "fragments")
     local = run.volume("local_fragments")
     out: NDArray[np.uint64] | None = None
-    for block in _segment_grid(run).overlapping(roi):
+    grid = _segment_grid(run)
+    for block in grid.overlapping(roi):
         if block.index not in holding:
             continue
         if out is None:
             out = np.zeros(roi.shape, np.uint64)
         part = block.write.intersect(roi)
-        _require_stored(local, block)
+        stored = part.relative_to(block.write).shift(_slot(grid, block).offset)
+        _require_stored(local, block, stored)
         stitched = read_map(run.block_file("stitch", block.index))
-        out[part.relative_to(roi).slices] = apply_lookup(local.read(part), *stitched)
+        out[part.relative_to(roi).slices] = apply_lookup(local.read(stored), *stitched)
     if out is not None and not out.any():
         return None
     return out
 
 
-def _require_stored(volume: Volume, block: Block) -> None:
-    missing = volume.missing_chunks(block.write)
+def _require_stored(volume: Volume, block: Block, stored: Roi) -> None:
+    missing = volume.missing_chunks(stored)
     if missing:
         raise DataError(
             f"{volume.path}: block {block.index} was computed, but its chunk {missing[0]} is gone"

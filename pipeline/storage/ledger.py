@@ -7,6 +7,7 @@ everything that the output depends on) and the number of blocks; each further li
     {"block": 7, "state": "done", "seconds": 1.2, "stats": {...}}
     {"block": 8, "state": "failed", "error": "..."}
     {"event": "finished"}                                 every block is done, empty or masked
+    {"event": "outdated"}                                 the outputs were removed with those they lay in
 
 The order on disk makes a crash harmless: the header is replaced (atomically) before old outputs are
 removed, "ready" follows when new ones exist, a block is marked after its data are written. A torn
@@ -90,6 +91,8 @@ class Ledger:
             self.ready = True
         elif event == "finished":
             self.finished = True
+        elif event == "outdated":
+            self.ready, self.finished, self.marks = False, False, {}
         else:
             mark = Mark(**line)
             self.marks[mark.block] = mark
@@ -128,6 +131,12 @@ class Ledger:
         if not self.finished:
             self._append({"event": "finished"})
         self.sync()
+
+    def outdate(self) -> None:
+        """Note that the outputs are going away, if there are any: all blocks count as not done."""
+        if self.ready:
+            self._append({"event": "outdated"})
+            self.sync()
 
     def mark(self, mark: Mark) -> None:
         """Record one block. Call it after the block's data are written."""

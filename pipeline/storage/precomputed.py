@@ -224,7 +224,8 @@ def read_region(
 
     Raises:
         ShapeError: `roi` leaves the volume.
-        DataError: a chunk is damaged, or absent and `missing_is_zero` is False.
+        DataError: a chunk is damaged, or absent and `missing_is_zero` is False. The decoder of
+            packed labels does not notice every truncated file.
     """
     described = open_precomputed(location, level)
     _require_inside(described, roi)

@@ -7,6 +7,7 @@ layer of its own. One file a segment: vertices in nanometres, x, y, z, where vox
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from osteoid import Skeleton as EncodedSkeleton
-from osteoid.exceptions import SkeletonDecodeError
 
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.errors import DataError, InputError, ShapeError
@@ -70,18 +70,20 @@ def read_skeletons(path: Path, voxel_size_nm: NmTriple) -> dict[int, Skeleton]:
     """
     if not (path / "info").is_file():
         raise InputError(f"{path}: no precomputed skeletons (no file `info`)")
+    info = json.loads((path / "info").read_text())
+    attributes = info.get("vertex_attributes", [])
     skeletons = {}
     for segment in _segment_ids(path):
         try:
             found = EncodedSkeleton.from_precomputed(
-                (path / str(segment)).read_bytes(), segid=segment, vertex_attributes=[_RADIUS]
+                (path / str(segment)).read_bytes(), segid=segment, vertex_attributes=attributes
             )
-        except (SkeletonDecodeError, ValueError) as error:
+        except Exception as error:  # a short file makes osteoid fail in several ways
             raise DataError(f"{path / str(segment)}: damaged skeleton: {error}") from error
-        nodes = found.vertices[:, ::-1].astype(np.float64) / voxel_size_nm
-        edges = found.edges.astype(np.int64)
-        radii = found.radii.astype(np.float64)
-        skeletons[segment] = Skeleton(str(segment), nodes, edges, radii)
+        found.transform = np.reshape(info.get("transform", _IDENTITY), (3, 4)).astype(np.float32)
+        nodes = found.physical_space().vertices[:, ::-1].astype(np.float64) / voxel_size_nm
+        radii = getattr(found, "radius", np.zeros(len(nodes))).astype(np.float64)
+        skeletons[segment] = Skeleton(str(segment), nodes, found.edges.astype(np.int64), radii)
     return skeletons
 
 

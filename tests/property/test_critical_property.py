@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.learning.critical import critical_components, critical_edges
+from pipeline.learning.critical import critical_components
+from pipeline.learning.critical_edges import critical_edges
 from pipeline.learning.targets import IGNORE
 
 Voxel = tuple[int, ...]
@@ -101,22 +102,40 @@ def test_equals_the_literal_definition(
     np.testing.assert_array_equal(prediction, before[1])
 
 
+def count_objects(labels: dict[Voxel, int], connectivity: int) -> int:
+    return len(components(labels, connectivity))
+
+
+def removal_shows(labels: dict[Voxel, int], c: set[Voxel], connectivity: int, mode: str) -> bool:
+    """Definitions 2 and 3 (local) or the number of objects (global), literally."""
+    if mode == "local":
+        around = {v for v in labels if v in c or touch({v}, c, connectivity)}
+        labels = {v: labels[v] for v in around}
+    without = {v: label for v, label in labels.items() if v not in c}
+    return count_objects(labels, connectivity) != count_objects(without, connectivity)
+
+
+@pytest.mark.parametrize("mode", ["local", "global"])
 @pytest.mark.parametrize(("dimensions", "connectivity"), CASES)
-@given(data=st.data())
-@settings(max_examples=30, deadline=None)
-def test_what_changes_the_number_of_objects_is_flagged(
-    data: st.DataObject, dimensions: int, connectivity: int
+@given(data=st.data(), sign=st.sampled_from(["negative", "positive"]))
+@settings(max_examples=40, deadline=None)
+def test_the_other_definitions_and_how_they_imply_each_other(
+    data: st.DataObject, sign: str, dimensions: int, connectivity: int, mode: str
 ) -> None:
-    target, prediction, _ = data.draw(label_pairs(dimensions))
-    nothing = np.zeros(target.shape, bool)
-    every, _ = reference_components(target, prediction, nothing, connectivity, "negative")
-    mask, _ = critical_components(target, prediction, connectivity=connectivity)
-    labels = {tuple(v): int(target[tuple(v)]) for v in np.argwhere(target != 0)}
-    objects = len(components(labels, connectivity))
-    for c in every:
-        without = {v: label for v, label in labels.items() if v not in c}
-        if len(components(without, connectivity)) != objects:
-            assert all(mask[v] for v in c)
+    target, prediction, ignore = data.draw(label_pairs(dimensions))
+    every, linear = reference_components(target, prediction, ignore, connectivity, sign)
+    y = target if sign == "negative" else prediction
+    labels = {tuple(v): int(y[tuple(v)]) for v in np.argwhere((y != 0) & ~ignore)}
+    expected = [c for c in every if removal_shows(labels, c, connectivity, mode)]
+    mask, count = critical_components(
+        target, prediction, connectivity=connectivity, mode=mode, sign=sign, ignore=ignore
+    )
+    assert count == len(expected)
+    assert {tuple(v) for v in np.argwhere(mask)} == set().union(*expected)
+    if mode == "local":
+        assert all(c in expected for c in linear)
+    else:
+        assert all(c in linear for c in expected)
 
 
 @given(data=st.data())

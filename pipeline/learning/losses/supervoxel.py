@@ -4,9 +4,9 @@
                                   + merge_weight * L0(merge-critical edges))
 
 L0 is the class-balanced binary cross entropy of affinities (`losses.bce`). Critical edges are those
-of `pipeline.learning.critical.critical_edges`: the LINEAR definition (Corollaries 1 to 3 of the
-paper), on labels decoded at affinity 1/2 and on edges proper, sample by sample. They are constants
-for the gradient. The weights are 1 - beta and beta unless the settings name them.
+of `pipeline.learning.critical_edges`: the LINEAR definition (Corollaries 1 to 3 of the paper), on
+labels decoded at affinity 1/2 and on edges proper, sample by sample. They are constants for the
+gradient. The weights are 1 - beta and beta unless the settings name them.
 
 Normalisation of the two critical terms, which the paper leaves open:
 
@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.learning.critical import number_critical_edges
+from pipeline.learning.critical_edges import number_critical_edges
 from pipeline.learning.losses.bce import class_weights, edge_bce
 from pipeline.learning.settings import LossSettings
 from pipeline.learning.targets import LossBatch, LossValue

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DtypeError, InputError, ShapeError
-from pipeline.learning.critical import critical_components, critical_edges, number_critical_edges
+from pipeline.learning.critical import critical_components
+from pipeline.learning.critical_edges import critical_edges, number_critical_edges
 from pipeline.learning.targets import IGNORE
 
 
@@ -64,6 +65,8 @@ def test_both_gaps_of_a_ring_are_flagged() -> None:
     mask, count = critical_components(ring, broken, connectivity=4)
     assert count == 2
     np.testing.assert_array_equal(mask, ring != broken)
+    assert critical_components(ring, broken, connectivity=4, mode="local")[1] == 2
+    assert critical_components(ring, broken, connectivity=4, mode="global")[1] == 0
 
 
 def test_one_gap_of_a_ring_is_not_critical() -> None:
@@ -72,6 +75,7 @@ def test_one_gap_of_a_ring_is_not_critical() -> None:
     broken = ring.copy()
     broken[0, 2] = 0
     assert critical_components(ring, broken, connectivity=4)[1] == 0
+    assert critical_components(ring, broken, connectivity=4, mode="local")[1] == 1
 
 
 def test_connectivity_decides() -> None:

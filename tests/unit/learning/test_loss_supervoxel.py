@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.learning.critical import critical_edges
+from pipeline.learning.critical_edges import critical_edges
 from pipeline.learning.losses import LOSSES
 from pipeline.learning.losses.supervoxel import sign_weights
 from pipeline.learning.settings import LossSettings

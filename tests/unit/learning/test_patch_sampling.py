@@ -130,6 +130,11 @@ def test_no_foreground_is_refused(value: int) -> None:
         sampler(Arrays(np.full(SHAPE, value, np.uint64)))
 
 
+def test_no_regions_are_refused() -> None:
+    with pytest.raises(InputError, match="no training regions"):
+        index_foreground([])
+
+
 def test_the_index_is_bounded_complete_and_reproducible() -> None:
     labels = np.zeros((70, 64, 64), np.uint64)
     labels[:, 10:20, 10:20] = 3
