@@ -6,6 +6,7 @@ nothing was computed; 130 interrupted.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 
 from pipeline.config import RunConfig, load_config, parse_config
-from pipeline.errors import InputError, PipelineError
+from pipeline.errors import InputError, PipelineError, StageError
 
 app = typer.Typer(
     name="axonloom",
@@ -53,6 +54,9 @@ def main() -> None:
         app()
     except InputError as error:
         _fail(error, 2)
+    except StageError as error:
+        # Not `axonloom run config.yaml`: a command of a few stages would run all of them.
+        _fail(f"{error}\nTo resume: {shlex.join(['axonloom', *sys.argv[1:]])}", 1)
     except PipelineError as error:
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -60,7 +64,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def _fail(error: Exception, code: int) -> None:
+def _fail(error: Exception | str, code: int) -> None:
     Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {_escape(str(error))}")
     sys.exit(code)
 

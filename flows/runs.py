@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
     if not stages:
         raise InputError("nothing to do: the configuration gives no input for any stage")
     draft = Run(config.run_dir.resolve(), config)
+    _refuse_overlap(draft, stages)
     _ = draft.shape, draft.train_roi, draft.score_roi
     for stage in stages:
         stage.check(draft)
@@ -47,13 +48,27 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
             refuse_foreign_output(stage, draft, keys[stage.name], ledger, replace=replace_output)
 
 
+def _refuse_overlap(run: Run, stages: Sequence[Stage]) -> None:
+    """Refuse inputs that a stage would replace, or that its output would become a part of."""
+    given = {name: value for name, value in run.config.input if isinstance(value, Path)}
+    for stage in stages:
+        for output in (run.path(artifact) for artifact in stage.writes):
+            for name, path in given.items():
+                source = path.resolve()
+                if source.is_relative_to(output) or output.is_relative_to(source):
+                    raise InputError(
+                        f"input.{name} {path} and {output}, which stage {stage.name} writes, lie "
+                        "in one another; choose another folder for the output"
+                    )
+
+
 def require_writable(folder: Path) -> None:
     """Refuse a folder in which nothing can be written; it need not exist yet."""
     place = folder.resolve()
-    if place.exists() and not place.is_dir():
-        raise InputError(f"{folder}: expected a folder for the output, found a file")
     while not place.exists():
         place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{folder}: expected a folder for the output, but {place} is a file")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{folder}: cannot be written (no permission in {place})")
 
@@ -127,7 +142,7 @@ def open_stages(
             keys = stage_keys(run, stages)
 
             def run_one(stage: Stage, observe: Observer) -> StageReport:
-                return _run_one(stage, run, stages, keys[stage.name], executor, order, observe)
+                return _run_one(stage, run, stages, keys, executor, order, observe)
 
             yield run_one
     finally:
@@ -138,7 +153,7 @@ def _run_one(
     stage: Stage,
     run: Run,
     stages: Sequence[Stage],
-    key: StageKey,
+    keys: Mapping[str, StageKey],
     executor: Executor,
     order: Order | None,
     observe: Observer,
@@ -146,11 +161,11 @@ def _run_one(
     needed = set(inputs_of(stage, run, stages))
     for other in stages:
         if needed & set(other.writes):
-            require_complete(other, run)
+            require_complete(other, run, keys[other.name])
     return run_stage(
         stage,
         run,
-        key,
+        keys[stage.name],
         executor,
         order=order or Order(),
         progress=lambda report: observe(stage, report),

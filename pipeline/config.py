@@ -125,8 +125,8 @@ class TargetConfig(StrictModel):
     """Dense labels, or tracings drawn as tubes; auto takes labels if they are given."""
     radius_nm: float | None = Field(None, gt=0)
     """Radius of the tubes; null takes each node's own."""
-    min_radius_nm: float = Field(0.0, ge=0)
-    """Nodes thinner than this are drawn with this radius."""
+    min_radius_nm: float | None = Field(None, gt=0)
+    """Nodes thinner than this are drawn with this radius; null: the shortest edge of a voxel."""
     shell_nm: float = Field(0.0, ge=0)
     """Voxels within this distance of a tube's surface are ignored: its border is uncertain."""
     background: Literal["near", "assumed"] = "assumed"
@@ -292,7 +292,7 @@ def load_config(path: Path) -> RunConfig:
         raise ConfigError(f"{path}: no such configuration file")
     try:
         values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     values = _expand(values)
     if isinstance(values, dict) and isinstance(values.get("input"), dict):

@@ -16,13 +16,13 @@ from typing import Protocol
 # the workers.
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
 
-from distributed import Client, LocalCluster  # noqa: E402
-from distributed import wait as wait_for  # noqa: E402
-from distributed.client import Future  # noqa: E402
+from distributed import Client, LocalCluster
+from distributed import wait as wait_for
+from distributed.client import Future
 
-from pipeline.config import ExecutionConfig  # noqa: E402
-from pipeline.errors import ConfigError  # noqa: E402
-from pipeline.storage.ledger import Mark  # noqa: E402
+from pipeline.config import ExecutionConfig
+from pipeline.errors import ConfigError
+from pipeline.storage.ledger import Mark
 
 Task = Callable[[int], Mark]
 TICK_SECONDS = 0.5
@@ -69,9 +69,16 @@ class DaskExecutor:
 
     @property
     def client(self) -> Client:
-        """The client, connected at first use."""
+        """The client, connected at first use.
+
+        Raises:
+            ConfigError: no scheduler answers.
+        """
         if self._client is None:
-            self._client = self._connect()
+            try:
+                self._client = self._connect()
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"execution: no Dask scheduler to be had: {error}") from error
         return self._client
 
     def map(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import shlex
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -89,10 +88,9 @@ def run_stage(
     key: StageKey,
     executor: Executor,
     *,
-    order: Order = Order(),  # noqa: B008 (frozen)
+    order: Order = Order(),
     replace: bool = True,
     progress: Progress = lambda _report: None,
-    resume: str | None = None,
 ) -> StageReport:
     """Run what is missing of a stage.
 
@@ -104,7 +102,6 @@ def run_stage(
         order: of the blocks.
         replace: whether output of another key may be removed.
         progress: called after every block and every half second.
-        resume: the command that goes on after a failure; default `axonloom run` of this run.
 
     Raises:
         OutputExistsError: output of other parameters lies there and `replace` is false, or output
@@ -121,7 +118,7 @@ def run_stage(
         wanted = order.arrange(list(_mask(stage, run, ledger, todo, report)))
         progress(report)
         task = partial(run_block, stage, run, tries=run.config.execution.tries)
-        # Nothing to do starts no cluster. Closed at once, whatever happens: what waits is cancelled.
+        # Nothing to do starts no cluster. Closed in any case: what waits is cancelled.
         if wanted:
             outcomes = executor.map(task, wanted, name=stage.name, resources=stage.resources(run))
             with closing(outcomes):
@@ -133,7 +130,7 @@ def run_stage(
     report.seconds = time.monotonic() - began
     progress(report)
     if report.failed:
-        raise StageError(explain_failure(stage, run, report, resume))
+        raise StageError(explain_failure(stage, run, report))
     return report
 
 
@@ -279,7 +276,7 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({origin})"
 
 
-def explain_failure(stage: Stage, run: Run, report: StageReport, resume: str | None) -> str:
+def explain_failure(stage: Stage, run: Run, report: StageReport) -> str:
     """Stage, block, box and cause of each failure, and how to go on."""
     grid = stage.grid(run)
     lines = [
@@ -289,8 +286,7 @@ def explain_failure(stage: Stage, run: Run, report: StageReport, resume: str | N
     lines += [f"  block {m.block} {grid[m.block].write}: {m.error}" for m in report.failures[:5]]
     if report.failed > 5:
         lines.append(f"  and {report.failed - 5} more (axonloom status {run.directory})")
-    command = resume or shlex.join(["axonloom", "run", str(run.directory / "config.yaml")])
-    lines.append(f"What was done is kept. To resume: {command}")
+    lines.append("What was done is kept; started again, the run resumes from there.")
     return "\n".join(lines)
 
 

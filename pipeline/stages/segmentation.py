@@ -106,7 +106,7 @@ def check_affinities(run: Run) -> None:
     """Refuse affinities that the kernels cannot take.
 
     Raises:
-        ShapeError: other than at least three channels.
+        ShapeError: fewer than three channels, or another shape than the image.
         DtypeError: other than uint8, uint16 or float32.
     """
     check_indexable(run.shape)
@@ -120,6 +120,10 @@ def check_affinities(run: Run) -> None:
         raise DtypeError(
             f"{volume.path}: expected affinities of uint8, uint16 or float32 in [0, 1], "
             f"got {volume.dtype}"
+        )
+    if volume.shape != run.shape:
+        raise ShapeError(
+            f"{volume.path}: affinities of shape {volume.shape}, but the volume has {run.shape}"
         )
 
 

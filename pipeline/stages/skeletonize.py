@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_join import join_pieces
 from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
-from pipeline.errors import DtypeError
+from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.faces import holding_blocks
@@ -35,6 +35,10 @@ def _check(run: Run) -> None:
         segments = open_source(foreign)
         if segments.dtype.kind not in "iu":
             raise DtypeError(f"{foreign}: a segmentation holds integers, got {segments.dtype}")
+        if segments.shape != run.shape:
+            raise ShapeError(
+                f"{foreign}: segments of shape {segments.shape}, but the volume has {run.shape}"
+            )
 
 
 def _skeletonize(block: Block, run: Run) -> BlockResult:

@@ -80,7 +80,7 @@ def _drawn(block: Block, run: Run) -> NDArray[np.uint64]:
         block.write,
         voxel_size_nm=run.voxel_size_nm,
         radius_nm=config.radius_nm,
-        min_radius_nm=config.min_radius_nm,
+        min_radius_nm=config.min_radius_nm or min(run.voxel_size_nm),
         shell_nm=config.shell_nm,
         negatives=config.background,
         neighbourhood_nm=config.neighbourhood_nm,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import InputError
 from pipeline.geometry import Block, Roi, Triple
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.ingest import statistics_of
@@ -37,6 +38,21 @@ class VolumeSource:
     def labels(self, roi: Roi) -> NDArray[np.uint64]:
         """The targets in `roi`."""
         return self.run.volume("targets").read(roi)
+
+
+def _check(run: Run) -> None:
+    from pipeline.learning.model import stride
+    from pipeline.learning.sampling import ForegroundIndex, PatchSampler
+
+    settings, steps = run.config.train, stride(run.config.network)
+    if any(n % s for n, s in zip(settings.patch, steps, strict=True)):
+        raise InputError(
+            f"train.patch {settings.patch} must be a multiple of the network's stride {steps}"
+        )
+    # Made only because making one refuses patches that do not fit; no voxel is read.
+    none = np.zeros(0, np.int64)
+    unread = ForegroundIndex(none.reshape(0, 3), none, none)
+    PatchSampler([(VolumeSource(run), run.train_roi)], unread, settings)
 
 
 def _train(_block: Block, run: Run) -> BlockResult:
@@ -85,6 +101,7 @@ TRAIN = Stage(
     },
     grid=one_block,
     create=lambda run: run.path("checkpoint").mkdir(),
+    check=_check,
     process=_train,
     progress=_progress,
     resources=gpu_if(lambda run: run.config.train.device),

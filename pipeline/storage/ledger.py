@@ -1,13 +1,13 @@
 """The record of completed blocks: one append-only file a stage, written by one process.
 
-A ledger is a file of JSON lines beside the run. Its first line names the stage, its key (a digest of
-everything that the output depends on) and the number of blocks; each further line is one event:
+A ledger is a file of JSON lines beside the run. Its first line names the stage, its key (a digest
+of all that the output depends on) and the number of blocks; each further line is one event:
 
     {"event": "ready"}                                    the outputs were created and are empty
     {"block": 7, "state": "done", "seconds": 1.2, "stats": {...}}
     {"block": 8, "state": "failed", "error": "..."}
     {"event": "finished"}                                 every block is done, empty or masked
-    {"event": "outdated"}                                 the outputs were removed with those they lay in
+    {"event": "outdated"}                                 the outputs went away with others
 
 The order on disk makes a crash harmless: the header is replaced (atomically) before old outputs are
 removed, "ready" follows when new ones exist, a block is marked after its data are written. A torn
@@ -79,11 +79,14 @@ class Ledger:
         if not lines:
             return
         first = lines[0]
-        if first.get("format") != FORMAT:
+        if first.pop("format", None) != FORMAT:
             raise DataError(f"{self.path}: no ledger of format {FORMAT}: {first}")
-        self.header = Header(first["stage"], first["key"], first["blocks"], first["description"])
-        for line in lines[1:]:
-            self._apply(line)
+        try:
+            self.header = Header(**first)
+            for line in lines[1:]:
+                self._apply(line)
+        except TypeError as error:
+            raise DataError(f"{self.path}: a line has other fields: {error}") from error
 
     def _apply(self, line: dict[str, Any]) -> None:
         event = line.get("event")
@@ -176,13 +179,20 @@ def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         if not raw.endswith(b"\n"):
             break
         try:
-            lines.append(json.loads(raw))
-        except json.JSONDecodeError as error:
+            lines.append(_object(raw))
+        except ValueError as error:
             if end + len(raw) == len(content):
                 break
             raise DataError(f"{path}: line {len(lines) + 1} is damaged: {error}") from error
         end += len(raw)
     return lines, end
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    value = json.loads(raw)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {value!r}")
+    return value
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def test_targets_from_tracings_are_the_drawn_tubes(tmp_path, phantom):
     truth = handle.truth()
     expected = rasterise_tubes(
         truth, range(1, len(truth) + 1), handle.roi, voxel_size_nm=SPEC.voxel_size_nm,
-        radius_nm=None, min_radius_nm=0.0,
+        radius_nm=None, min_radius_nm=400.0,
     )  # fmt: skip
     assert (volume.read(volume.roi) == expected).all()
     assert expected.max() == 5
