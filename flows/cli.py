@@ -6,6 +6,7 @@ nothing was computed; 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -105,6 +106,25 @@ def _execute(
     return launch(config, only, replace_output=overwrite, order=Order(kind, seed))
 
 
+def _prepare_prefect() -> None:
+    """Import prefect with what it logs kept off the terminal, where `main` tells of an error.
+
+    It comes before anything that configures logging, because prefect then keeps its hands off it.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    import flows.reconstruct  # noqa: F401
+
+
+def _reconstruct(config: RunConfig) -> Path:
+    from flows.reconstruct import reconstruct
+
+    try:
+        return Path(reconstruct(config)).parent
+    except StageError as error:
+        # The flow has said how to resume; `main` would say it again.
+        raise PipelineError(str(error)) from error
+
+
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml.")],
@@ -122,16 +142,16 @@ def run(
     Run the same command again after a crash or a changed parameter: it continues, and computes
     again what depends on the change and nothing else.
     """
-    from flows.launch import report_and_tell
+    if prefect:
+        _prepare_prefect()
+    from flows.launch import report_and_tell, tell
     from flows.runs import with_workers
 
     settings = with_workers(load_config(config), workers, serial)
     if run_dir is not None:
         settings = settings.model_copy(update={"run_dir": run_dir})
     if prefect:
-        from flows.reconstruct import reconstruct
-
-        reconstruct(settings)
+        tell(_reconstruct(settings))
         return
     report_and_tell(_execute(settings, None, overwrite=True))
 

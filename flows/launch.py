@@ -44,12 +44,17 @@ def launch(
 
 
 def report_and_tell(directory: Path) -> None:
-    """Write the report of a finished run and say where everything is."""
+    """Write the report of a finished run and say what came out."""
+    write_report(Run(directory))
+    tell(directory)
+
+
+def tell(directory: Path) -> None:
+    """Say what came out of a run that has its report, and where it is."""
     console = Console(soft_wrap=True)
-    report = write_report(Run(directory))
     if (directory / "metrics.json").exists():
         print_scores(directory)
-    console.print(f"report  {report}", highlight=False)
+    console.print(f"report  {directory / 'report.html'}", highlight=False)
     console.print(f"viewer  axonloom view {directory}", highlight=False)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from flows.publish import StagePublisher
 from flows.report import write_report
 from flows.runs import begin, open_stages, prepare
 from pipeline.config import RunConfig
+from pipeline.errors import StageError
 from pipeline.stages.base import Stage
 from pipeline.stages.phantom import PHANTOM
 from pipeline.stages.run import Run
@@ -72,9 +74,18 @@ def _run_tasks(run: Run, stages: Sequence[Stage], rows: list[Row]) -> None:
     """One task for each stage; every stage that begins adds its row, also when it fails."""
     with open_stages(run, stages) as run_one:
         for stage in stages:
-            stage_task.with_options(name=stage.name, task_run_name=stage.name)(
-                run_one, stage, run, rows
-            )
+            named = stage_task.with_options(name=stage.name, task_run_name=stage.name)
+            try:
+                named(run_one, stage, run, rows)
+            except StageError as error:
+                raise StageError(f"{error}\n{_how_to_resume(run, stage)}") from error
+
+
+def _how_to_resume(run: Run, stage: Stage) -> str:
+    again = "To resume: run the flow again with the same parameters"
+    if stage is PHANTOM:
+        return again
+    return f"{again}, or: axonloom run {shlex.quote(str(run.directory / 'config.yaml'))}"
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)

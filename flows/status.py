@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -88,7 +87,7 @@ def print_status(directory: Path, console: Console) -> None:
     from pipeline.stages import STAGES
 
     stages = run_status(directory, [stage.name for stage in STAGES])
-    table = Table(title=f"{directory} (seconds of all workers)", box=SIMPLE)
+    table = Table(title=f"{directory} (seconds of all workers)", box=None, padding=(0, 2, 0, 0))
     for name in ("stage", "state"):
         table.add_column(name, no_wrap=True)
     for name in ("blocks", "done", "empty", "masked", "failed", "seconds", "Mvoxel/s"):

@@ -210,7 +210,7 @@ class ExecutionConfig(StrictModel):
     """Where blocks run. Nothing here changes a result."""
 
     kind: Literal["serial", "local", "address"] = "local"
-    """serial: in this process. local: a Dask cluster of processes. address: a scheduler that runs."""
+    """serial: in this process. local: a cluster of processes. address: a scheduler that runs."""
     workers: int = Field(2, ge=1)
     """Processes of a local cluster."""
     address: str | None = None

@@ -61,9 +61,7 @@ def _node_labels(block: Block, run: Run) -> BlockResult:
     return BlockResult(stats={"nodes": rows})
 
 
-def write_node_labels(
-    artifact: str, block: Block, labels: NDArray[np.uint64], run: Run
-) -> int:
+def write_node_labels(artifact: str, block: Block, labels: NDArray[np.uint64], run: Run) -> int:
     """Keep the labels at the nodes inside a block; the number of nodes."""
     skeleton, node, label = [], [], []
     for number, truth in enumerate(scored_truth(run)):

@@ -92,9 +92,7 @@ def _ingest(block: Block, run: Run) -> BlockResult:
     run.volume("image").write(block.write, data)
     write_arrays(run.block_file("tiles", block.index), {"peaks": tile_peaks(data)})
     bins = np.flatnonzero(counts)
-    write_arrays(
-        run.block_file("histograms", block.index), {"bins": bins, "counts": counts[bins]}
-    )
+    write_arrays(run.block_file("histograms", block.index), {"bins": bins, "counts": counts[bins]})
     return BlockResult(stats={"mean": float(data.mean(dtype=np.float64))})
 
 

@@ -217,9 +217,7 @@ def _stitch(_block: Block, run: Run) -> BlockResult:
     return BlockResult(stats={"stitched": len(united[0])})
 
 
-def _shared_faces(
-    grid: BlockGrid, holding: frozenset[int]
-) -> Iterator[tuple[Block, Block, int]]:
+def _shared_faces(grid: BlockGrid, holding: frozenset[int]) -> Iterator[tuple[Block, Block, int]]:
     for index in sorted(holding):
         block = grid[index]
         for axis in range(3):
@@ -449,4 +447,3 @@ RELABEL = Stage(
     create=_create_relabel,
     process=_relabel,
 )
-

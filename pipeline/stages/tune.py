@@ -18,7 +18,6 @@ from pipeline.arrays.fragments import extract_fragments
 from pipeline.arrays.labels import Affinities, quantised_threshold
 from pipeline.arrays.metrics import ScoringOptions, score_forests
 from pipeline.arrays.relabel import apply_lookup
-from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_forest import Forest, build_forest
 from pipeline.arrays.skeleton_nodes import labels_at_nodes
 from pipeline.arrays.threshold import mask_affinities

@@ -71,9 +71,12 @@ def read_arrays(path: Path) -> Columns:
 
 def _write(path: Path, table: pa.Table, meta: dict[str, Any]) -> None:
     table = table.replace_schema_metadata({"axonloom": json.dumps(meta)})
-    with replacing(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_file(sink, table.schema, options=_OPTIONS) as writer:
-            writer.write_table(table)
+    with (
+        replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema, options=_OPTIONS) as writer,
+    ):
+        writer.write_table(table)
 
 
 def _read(path: Path) -> pa.Table:

@@ -298,9 +298,7 @@ def _image_of_group(path: Path, group: zarr.Group) -> tuple[str, NmTriple | None
     raise InputError(f"{path}: a group with {found}; name the array, as in {path}/NAME")
 
 
-def _scale_nm(
-    path: Path, multiscale: dict[str, Any], dataset: dict[str, Any]
-) -> NmTriple | None:
+def _scale_nm(path: Path, multiscale: dict[str, Any], dataset: dict[str, Any]) -> NmTriple | None:
     axes = multiscale.get("axes", [])[-3:]
     names = [a.get("name") if isinstance(a, dict) else a for a in axes]
     if names and names != ["z", "y", "x"]:
