@@ -167,7 +167,8 @@ def local_client(workers: int) -> Client:
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        # A free port: with None the default one is taken all the same, and warned of if it is not free.
+        dashboard_address="127.0.0.1:0",
         memory_limit=0,
     )
     return Client(cluster)

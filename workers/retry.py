@@ -34,4 +34,4 @@ def may_pass(error: BaseException) -> bool:
 
 def delay_seconds(attempt: int) -> float:
     """Exponential backoff with jitter: about 0.2 s, 0.4 s, 0.8 s ..., at most 10 s."""
-    return float(min(10.0, 0.2 * 2**attempt) * random.uniform(0.5, 1.5))
+    return float(min(10.0, 0.2 * 2.0 ** min(attempt, 6)) * random.uniform(0.5, 1.5))

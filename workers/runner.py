@@ -111,9 +111,9 @@ def run_stage(
     ledger = run.ledger(stage.name)
     grid = stage.grid(run)
     began = time.monotonic()
-    prepare_outputs(stage, run, key, ledger, replace=replace)
-    report = _report_so_far(stage, ledger, len(grid), run.roi.size)
     try:
+        prepare_outputs(stage, run, key, ledger, replace=replace)
+        report = _report_so_far(stage, ledger, len(grid), run.roi.size)
         todo = [i for i in range(len(grid)) if not _complete(ledger, i)]
         wanted = order.arrange(list(_mask(stage, run, ledger, todo, report)))
         progress(report)

@@ -129,7 +129,7 @@ def test_a_log_that_ran_ahead_is_cut_back(undisturbed: Path, tmp_path: Path) -> 
     with pytest.raises(InterruptionError):
         train(SETTINGS, NETWORK, regions(), tmp_path, stop_at(4))
     with (tmp_path / "log.jsonl").open("a") as log:
-        log.write('{"step": 3, "lo')
+        log.write('{"step": 3, "lo' + 100_000 * "x")  # longer than the finished log
     train(SETTINGS, NETWORK, regions(), tmp_path)
     assert contents(tmp_path) == contents(undisturbed)
 
