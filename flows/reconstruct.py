@@ -28,6 +28,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
+from flows.embedded_server import ends_with_this_process
 from flows.phantom import needs_phantom, on_phantom, phantom_config
 from flows.publish import StagePublisher
 from flows.report import write_report
@@ -56,6 +57,11 @@ def reconstruct(config: RunConfig) -> str:
         InputError: before anything is computed.
         StageError: blocks failed; what was done is kept, and the next flow run continues.
     """
+    with ends_with_this_process():
+        return _reconstruct(config)
+
+
+def _reconstruct(config: RunConfig) -> str:
     rows: list[Row] = []
     try:
         if needs_phantom(config):

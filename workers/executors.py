@@ -16,7 +16,7 @@ from typing import Protocol
 # the workers.
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
 
-from distributed import Client, LocalCluster
+from distributed import CancelledError, Client, LocalCluster
 from distributed import wait as wait_for
 from distributed.client import Future
 
@@ -125,6 +125,9 @@ class DaskExecutor:
             wait_for(list(running), timeout=TICK_SECONDS, return_when="FIRST_COMPLETED")
         except TimeoutError:
             return []
+        except CancelledError:
+            # By somebody else, or because the scheduler is gone: those blocks have failed.
+            pass
         return [future for future in running if future.done()]
 
     def _require(self, resources: Mapping[str, float]) -> None:

@@ -20,6 +20,10 @@ SparseMap = tuple[NDArray[np.uint64], NDArray[np.uint64]]
 """Ids, strictly increasing, and what each becomes; ids that are not listed keep theirs."""
 
 
+IGNORE = np.uint64(2**64 - 1)
+"""The label of voxels of which nothing is known: no loss, no target."""
+
+
 def affinity_scale(dtype: DTypeLike) -> int:
     """The integer that stands for affinity 1: 255 for uint8, 65535 for uint16.
 

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.labels import IGNORE
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.tube_kernels import (
     NEAR,
@@ -33,9 +34,6 @@ from pipeline.arrays.tube_kernels import (
 )
 from pipeline.errors import InputError
 from pipeline.geometry import Roi, triple
-
-IGNORE = 2**64 - 1
-"""The label of voxels of which nothing is known; a loss leaves them out."""
 
 VoxelSize = tuple[float, float, float]
 
@@ -254,5 +252,5 @@ def training_targets(
     unknown = (flags & SHELL) != 0
     if negatives == "near":
         unknown |= (flags & NEAR) == 0
-    labels[unknown & (labels == 0)] = np.uint64(IGNORE)
+    labels[unknown & (labels == 0)] = IGNORE
     return labels

@@ -34,11 +34,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.learning.critical import Sign, number_critical_components
 from pipeline.learning.critical_modes import touch, untouched
 from pipeline.learning.disjoint import find, flatten, union
-from pipeline.learning.targets import IGNORE
 
 
 def critical_edges(

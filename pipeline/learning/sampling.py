@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import BlockGrid, Roi, Triple, triple
 from pipeline.learning.settings import AugmentSettings, TrainSettings
-from pipeline.learning.targets import IGNORE
 
 _INDEX_TILE: Triple = (64, 64, 64)
 _VOXELS_PER_LABEL_AND_TILE = 64

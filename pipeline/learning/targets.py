@@ -19,9 +19,6 @@ from torch import Tensor
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.learning.settings import LossSettings
 
-IGNORE = np.uint64(2**64 - 1)
-"""The label of a voxel about which nothing is known."""
-
 _IGNORE_AS_INT64 = -1  # torch has no comparisons of uint64
 
 

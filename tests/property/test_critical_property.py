@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline.arrays.labels import IGNORE
 from pipeline.learning.critical import critical_components
 from pipeline.learning.critical_edges import critical_edges
-from pipeline.learning.targets import IGNORE
 
 Voxel = tuple[int, ...]
 Node = frozenset[Voxel]

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from pipeline.arrays.labels import IGNORE
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.tube_kernels import voxel_line
-from pipeline.arrays.tubes import IGNORE, rasterise_tubes, training_targets
+from pipeline.arrays.tubes import rasterise_tubes, training_targets
 from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid, Roi
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.learning.settings import LossSettings
-from pipeline.learning.targets import IGNORE, LossBatch, affinity_targets
+from pipeline.learning.targets import LossBatch, affinity_targets
 
 BIG = 2**63 + 3
 

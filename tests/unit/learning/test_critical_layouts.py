@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DtypeError, InputError, ShapeError
 from pipeline.learning.critical import critical_components
 from pipeline.learning.critical_edges import critical_edges, number_critical_edges
-from pipeline.learning.targets import IGNORE
 
 
 def line(text: str) -> np.ndarray:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.arrays.labels import IGNORE
 from pipeline.learning.critical_edges import critical_edges
 from pipeline.learning.losses import LOSSES
 from pipeline.learning.losses.supervoxel import sign_weights
 from pipeline.learning.settings import LossSettings
-from pipeline.learning.targets import IGNORE, LossBatch, affinity_targets
+from pipeline.learning.targets import LossBatch, affinity_targets
 
 SHAPE = (4, 5, 6)
 

@@ -5,11 +5,12 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
+from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi, Triple
 from pipeline.learning.sampling import PatchSampler, index_foreground, reorient, vary_intensity
 from pipeline.learning.settings import AugmentSettings, TrainSettings
-from pipeline.learning.targets import IGNORE, affinity_targets
+from pipeline.learning.targets import affinity_targets
 
 PLAIN = AugmentSettings(flip=False, transpose="none", scale=0, shift=0, gamma=0, noise=0)
 SHAPE = (20, 30, 40)
