@@ -2,14 +2,13 @@
 # make test   all tests
 # make check  linter and type checker
 # make setup  .venv with the exact versions of requirements.lock
-# make bench  benchmarks, printed as ratios
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench lock clean
+.PHONY: setup demo test check lock clean
 
 setup: $(STAMP)
 
@@ -31,9 +30,6 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-bench: setup
-	$(BIN)/python -m tests.benchmarks
 
 # Exact versions of everything that `pyproject.toml` and the tools below ask for.
 lock:

@@ -26,6 +26,10 @@ if not sys.stdin.read():
 """
 
 
+# Kept from being collected, which would close the pipe while the process still runs.
+_armed: list[subprocess.Popen[str]] = []
+
+
 @contextmanager
 def ends_with_this_process() -> Iterator[None]:
     """See to it that an embedded server does not outlive this process; nothing if there is none."""
@@ -43,8 +47,14 @@ def ends_with_this_process() -> Iterator[None]:
     )
     try:
         yield
-    finally:
+    except Exception:
         guard.communicate("done")
+        raise
+    except BaseException:
+        # SIGTERM, which prefect turns into this, or Ctrl+C: the process is about to end.
+        _armed.append(guard)
+        raise
+    guard.communicate("done")
 
 
 def _embedded_servers() -> list[int]:

@@ -1,9 +1,8 @@
-"""Fixtures of the whole tree; its place also puts `strategies` on the path."""
+"""The command line as a fixture. (That this file lies here also puts `strategies` on the path.)"""
 
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,7 @@ from flows.cli import main
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command left: exit code and what it said."""
+    """What a command left: its exit code and what it said."""
 
     code: int
     out: str
@@ -20,8 +19,8 @@ class Finished:
 
 
 @pytest.fixture
-def axonloom(monkeypatch, capfd):
-    """Run the command line in this process; an error that is not told as a message fails the test."""
+def axonloom(monkeypatch, capfd) -> Callable[..., Finished]:
+    """Run the command line in this process; an error without a message of ours fails the test."""
 
     def run(*arguments: object) -> Finished:
         monkeypatch.setattr(sys, "argv", ["axonloom", *map(str, arguments)])
@@ -30,27 +29,8 @@ def axonloom(monkeypatch, capfd):
             main()
             code = 0
         except SystemExit as end:
-            code = 0 if end.code is None else int(end.code)
+            code = int(end.code or 0)
         said = capfd.readouterr()
         return Finished(code, said.out, said.err)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def axonloom_process():
-    """Start the command line as a process of its own session."""
-
-    def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *map(str, arguments)],
-            start_new_session=True, text=True, **options,
-        )  # fmt: skip
-
-    return start
-
-
-@pytest.fixture(scope="session")
-def project_root() -> Path:
-    """The folder of the repository."""
-    return Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays.fragments import extract_fragments
+from pipeline.arrays.fragments import LOWER, UPPER, extract_fragments
 from pipeline.arrays.metrics import Scores, score
 from pipeline.arrays.relabel import apply_lookup
 from pipeline.arrays.skeleton import Skeleton
@@ -26,7 +26,7 @@ from pipeline.arrays.threshold import mask_affinities
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi
 from pipeline.stages.base import BlockResult, Stage, one_block
-from pipeline.stages.faces import LOWER, UPPER, holding_blocks, predecessor, read_face, write_faces
+from pipeline.stages.faces import holding_blocks, predecessor, read_face, write_faces
 from pipeline.stages.ingest import statistics_of
 from pipeline.stages.run import Run
 from pipeline.stages.segmentation import output_grid

@@ -18,8 +18,6 @@ from pipeline.stages.run import Run
 from pipeline.storage.ledger import Mark
 from pipeline.storage.tables import read_arrays, read_table, write_arrays, write_table
 
-LOWER, UPPER = 0, 1
-
 
 def write_faces(path: Path, found: BlockFragments) -> None:
     """Keep the face records of a block as one file."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.agglomerate import MergeHistory, agglomerate, fragment_to_segment
 from pipeline.arrays.edges import cross_face_edges, map_edges, sum_edges
-from pipeline.arrays.fragments import extract_fragments
+from pipeline.arrays.fragments import LOWER, UPPER, extract_fragments
 from pipeline.arrays.labels import (
     Affinities,
     SparseMap,
@@ -38,8 +38,6 @@ from pipeline.errors import DataError, DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi, Triple, check_indexable, triple
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.faces import (
-    LOWER,
-    UPPER,
     face_labels,
     holding_blocks,
     predecessor,

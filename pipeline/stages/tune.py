@@ -30,7 +30,7 @@ from pipeline.stages.truth import check_truth, cropped, training_truth
 from pipeline.storage.atomic import write_json
 
 LOWS = (0.3, 0.4, 0.5, 0.6, 0.7)
-HIGHS = (0.9, 0.95, 0.98)
+HIGHS = (0.7, 0.8, 0.9, 0.95, 0.98)
 THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(18))
 BASELINES = 16
 

@@ -103,7 +103,8 @@ class Volume:
             raise ShapeError(f"{path}: the volume is empty, shape {shape}")
         channels = rest[0] if len(rest) == 4 else None
         chunks = triple(array.chunks[-3:])
-        dtype = np.dtype(array.dtype)
+        # tensorstore gives native byte order, whatever lies on disk.
+        dtype = np.dtype(array.dtype).newbyteorder("=")
         return cls(path, inner, triple(rest[-3:]), channels, dtype, chunks, scale_nm, leading)
 
     @classmethod
