@@ -236,6 +236,10 @@ class PhantomConfig(StrictModel):
     """Number of neurons."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Equal seeds give equal voxels."""
+    brightness: float = Field(1.0, gt=0)
+    """Brightness of the neurites, over that of an ordinary light-sheet recording."""
+    dimmest: float = Field(0.25, ge=0, le=1)
+    """Brightness of the dimmest stretches of a neuron, in its brightest."""
 
 
 class RunConfig(StrictModel):

@@ -28,6 +28,9 @@ Task = Callable[[int], Mark]
 TICK_SECONDS = 0.5
 # Blocks in flight per worker: one that runs, and enough behind it that none waits for the driver.
 AHEAD = 3
+# Ctrl+C goes to every process in the foreground. The driver's answer is enough: it ends the workers,
+# which would each print a traceback.
+_DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 class Executor(Protocol):
@@ -173,6 +176,7 @@ def local_client(workers: int) -> Client:
         # A free port: with None the default one is taken all the same, and warned of if it is not free.
         dashboard_address="127.0.0.1:0",
         memory_limit=0,
+        preload=[_DEAF],
     )
     return Client(cluster)
 

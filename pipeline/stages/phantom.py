@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from pipeline.arrays.phantom import grow_neurons, render
-from pipeline.arrays.phantom_spec import PhantomSpec
+from pipeline.arrays.phantom_spec import LightSpec, PhantomSpec
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.errors import ConfigError
 from pipeline.geometry import Block, BlockGrid
@@ -24,7 +25,12 @@ def phantom_spec(run: Run) -> PhantomSpec:
     config = run.config.phantom
     if config is None:
         raise ConfigError("a phantom needs a phantom section in the configuration")
-    return PhantomSpec(config.shape, config.voxel_size_nm, config.neurons, config.seed)
+    usual = LightSpec()
+    dim, bright = (counts * config.brightness for counts in usual.neurite_counts)
+    light = replace(usual, neurite_counts=(dim, bright), dimmest=config.dimmest)
+    return PhantomSpec(
+        config.shape, config.voxel_size_nm, config.neurons, config.seed, light=light
+    )
 
 
 def _grid(run: Run) -> BlockGrid:

@@ -154,11 +154,13 @@ def test_kill_it_four_times(axonloom, inputs, undisturbed, tmp_path):
     for moment, condition in MOMENTS.items():
         process = start("run", inputs, "--run-dir", run_dir)
         wait_for(lambda condition=condition: condition(run_dir), process)
+        os.killpg(process.pid, signal.SIGSTOP)
         if moment == "training":
             second = axonloom("run", inputs, "--run-dir", run_dir)
             assert second.code == 1
             assert f"process {process.pid} is writing" in second.err
         process.send_signal(signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGCONT)
         process.communicate()
         assert gone(process.pid), "workers outlived their driver"
         assert not lines(run_dir, LATER[moment]), f"too late to be killed while {moment}"

@@ -18,6 +18,7 @@ from uuid import UUID
 import psutil
 import pytest
 import yaml
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import ParameterTypeError
@@ -112,13 +113,11 @@ def test_the_table_of_stages_is_what_the_ledgers_say(
 
 def test_the_table_of_scores_is_metrics_json(client: SyncPrefectClient, finished: Finished) -> None:
     metrics = json.loads((finished.config.run_dir / "metrics.json").read_text())
+    columns = {"this run": metrics, "threshold + components": metrics["baseline"]}
     rows = json.loads(artifacts_of(client, finished.state)["scores"].data)
     assert {row["score"] for row in rows} == set(metrics["overall"])
     for row in rows:
-        for column, scores in (
-            ("this run", metrics),
-            ("threshold + components", metrics["baseline"]),
-        ):
+        for column, scores in columns.items():
             expected = scores["overall"][row["score"]]
             assert row[column] == ("-" if expected is None else expected)
 
@@ -141,7 +140,7 @@ def test_started_again_it_computes_nothing(client: SyncPrefectClient, finished: 
 
 
 def test_parameters_are_checked(client: SyncPrefectClient) -> None:
-    with pytest.raises(ParameterTypeError, match="extra_forbidden|not permitted"):
+    with pytest.raises(ParameterTypeError, match="extra_forbidden"):
         reconstruct(config={"no_such_key": 1})
 
 
@@ -204,40 +203,51 @@ def waited(condition: Callable[[], bool], seconds: float = 60) -> bool:
     return True
 
 
-def test_progress_is_renewed_while_a_long_block_runs(
+@pytest.fixture
+def publisher(
     client: SyncPrefectClient, finished: Finished, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> publish.StagePublisher:
+    """Of a stage with one long block, of which 30 of 120 steps are done."""
     monkeypatch.setattr(publish, "PUBLISH_SECONDS", 0.02)
-    steps = [30]
-    stage = dataclasses.replace(PHANTOM, progress=lambda _run: (steps[0], 120))
-    publisher = publish.StagePublisher(stage, Run(finished.config.run_dir))
-    with publisher:
-        publisher.observe(stage, StageReport("phantom", blocks=1))
+    stage = dataclasses.replace(PHANTOM, progress=lambda _run: (30, 120))
+    return publish.StagePublisher(stage, Run(finished.config.run_dir))
+
+
+def test_progress_is_renewed_while_a_long_block_runs(
+    client: SyncPrefectClient, publisher: publish.StagePublisher
+) -> None:
+    def shown() -> float:
         key = UUID(str(publisher._artifact))
+        return next(float(a.data) for a in client.read_artifacts() if a.id == key)
 
-        def shown() -> float:
-            found = client.read_artifacts()
-            return next(float(a.data) for a in found if a.id == key)
+    @flow
+    def probe() -> None:
+        with publisher:
+            publisher.observe(PHANTOM, StageReport("phantom", blocks=1))
+            assert waited(lambda: shown() == 25.0)
+            publisher.observe(PHANTOM, StageReport("phantom", blocks=4, done=2))
+            assert waited(lambda: shown() == 50.0)
+            publisher.observe(PHANTOM, StageReport("phantom", blocks=1, done=1))
+        assert shown() == 100.0
 
-        assert waited(lambda: shown() == 25.0)
-        steps[0] = 60
-        assert waited(lambda: shown() == 50.0)
-        publisher.observe(stage, StageReport("phantom", blocks=1, done=1))
-    assert shown() == 100.0
+    probe()
 
 
 def test_a_stage_outlives_a_server_that_fails(
-    client: SyncPrefectClient,
-    finished: Finished,
+    publisher: publish.StagePublisher,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise ConnectionError("gone")
 
-    with publish.StagePublisher(PHANTOM, Run(finished.config.run_dir)) as publisher:
-        monkeypatch.setattr(publish, "update_progress_artifact", refuse)
-        publisher.observe(PHANTOM, StageReport("phantom", blocks=2, done=2))
+    @flow
+    def probe() -> None:
+        with publisher:
+            monkeypatch.setattr(publish, "update_progress_artifact", refuse)
+            publisher.observe(PHANTOM, StageReport("phantom", blocks=2, done=2))
+
+    probe()
     assert "progress of stage phantom was not published: gone" in caplog.text
 
 
@@ -288,7 +298,10 @@ _OWNER = """
 import os, signal, subprocess, sys
 from flows.embedded_server import ends_with_this_process
 sleeper = "import time; time.sleep(600)"
-server = subprocess.Popen([sys.executable, "-c", sleeper, "prefect.server.api.server:create_app"])
+server = subprocess.Popen(
+    [sys.executable, "-c", sleeper, "prefect.server.api.server:create_app"],
+    stdout=subprocess.DEVNULL,
+)
 with ends_with_this_process():
     print(server.pid, flush=True)
     {end}
