@@ -27,6 +27,7 @@ app = typer.Typer(
     help="From light-microscopy volumes to neurons that a person can proofread, and their scores.",
 )
 
+INTERRUPTED = 130
 Shape = tuple[int, int, int]
 Size = tuple[float, float, float]
 
@@ -60,9 +61,10 @@ def main() -> None:
         _fail(f"{error}\nTo resume: {shlex.join(['axonloom', *sys.argv[1:]])}", 1)
     except PipelineError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; run the same command again to go on")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer answers Ctrl+C itself, without a word
+            Console(stderr=True).print("interrupted; run the same command again to go on")
+        raise
 
 
 def _fail(error: Exception | str, code: int) -> None:
@@ -144,6 +146,7 @@ def run(
     """
     if prefect:
         _prepare_prefect()
+    from flows.demo import run_all
     from flows.launch import report_and_tell, tell
     from flows.runs import with_workers
 
@@ -153,7 +156,7 @@ def run(
     if prefect:
         tell(_reconstruct(settings))
         return
-    report_and_tell(_execute(settings, None, overwrite=True))
+    report_and_tell(run_all(settings))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.launch import launch
-from flows.phantom import on_phantom, phantom_config
+from flows.phantom import needs_phantom, on_phantom, phantom_config
 from flows.progress import QuietProgress, TerminalProgress
 from flows.runs import begin, run_stages, with_workers
 from pipeline.config import RunConfig, load_config
@@ -25,11 +25,17 @@ def run_demo(out: Path, workers: int | None, serial: bool, config: Path | None) 
     """
     path = config or DEMO
     settings = with_workers(load_config(path), workers, serial)
-    if settings.phantom is None:
-        raise ConfigError(f"{path}: a demo needs a phantom section")
-    settings = settings.model_copy(update={"run_dir": out})
-    run_phantom(phantom_config(settings), replace_output=True)
-    return launch(on_phantom(settings))
+    if not needs_phantom(settings):
+        raise ConfigError(f"{path}: a demo needs a phantom section, and no input volume")
+    return run_all(settings.model_copy(update={"run_dir": out}))
+
+
+def run_all(config: RunConfig) -> Path:
+    """Run every stage; a configuration with a phantom and no volume makes the phantom first."""
+    if not needs_phantom(config):
+        return launch(config)
+    run_phantom(phantom_config(config), replace_output=True)
+    return launch(on_phantom(config))
 
 
 def run_phantom(config: RunConfig, *, replace_output: bool) -> Path:

@@ -104,7 +104,6 @@ def run_stages(
     run: Run,
     stages: Sequence[Stage],
     *,
-    only: Sequence[str] | None = None,
     order: Order | None = None,
     observe: Observer = lambda _stage, _report: None,
 ) -> list[StageReport]:
@@ -113,7 +112,6 @@ def run_stages(
     Args:
         run: where.
         stages: all of the run, producers first: their keys hang together.
-        only: names of those to run now; default all.
         order: of the blocks.
         observe: called with each stage's counts as they change.
 
@@ -121,7 +119,7 @@ def run_stages(
         StageError: a stage ended with failed blocks; those before it stay done.
     """
     with open_stages(run, stages, order=order) as run_one:
-        return [run_one(stage, observe) for stage in stages if only is None or stage.name in only]
+        return [run_one(stage, observe) for stage in stages]
 
 
 @contextmanager

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 # Dask tells the life of each worker at level info; it reads this when it is imported, here and in
 # the workers.
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
 
-from distributed import CancelledError, Client, LocalCluster
-from distributed import wait as wait_for
+from distributed import Client, LocalCluster
 from distributed.client import Future
 
 from pipeline.config import ExecutionConfig
@@ -25,11 +25,12 @@ from pipeline.errors import ConfigError
 from pipeline.storage.ledger import Mark
 
 Task = Callable[[int], Mark]
+Running = dict[Future, tuple[int, bool]]
 TICK_SECONDS = 0.5
 # Blocks in flight per worker: one that runs, and enough behind it that none waits for the driver.
 AHEAD = 3
-# Ctrl+C goes to every process in the foreground. The driver's answer is enough: it ends the workers,
-# which would each print a traceback.
+# Ctrl+C goes to every process in the foreground. The driver alone answers, and ends the workers;
+# they would each print a traceback.
 _DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
@@ -93,24 +94,30 @@ class DaskExecutor:
             ConfigError: no worker offers the resources asked for; Dask would wait for ever.
         """
         self._require(resources)
-        queue = iter(indices)
-        running: dict[Future, int] = {}
+        queue, suspects = iter(indices), list[int]()
+        running: Running = {}
+        ended: SimpleQueue[Future] = SimpleQueue()
         token = f"{os.getpid()}-{time.monotonic_ns()}"
         lost = False
         try:
             while True:
-                for index in islice(queue, max(0, self._window() - len(running))):
-                    key = f"{name}-{index}-{token}"
+                for index, alone in self._next(queue, suspects, running):
+                    key = f"{name}-{index}-{token}{'-alone' if alone else ''}"
                     options = {"resources": dict(resources)} if resources else {}
                     future = self.client.submit(task, index, key=key, pure=False, **options)
-                    running[future] = index
+                    running[future] = index, alone
+                    future.add_done_callback(ended.put)
                 if not running:
                     return
-                done = self._finished(running)
+                done = _drain(ended)
                 for future in done:
-                    mark, died = _outcome(future, running.pop(future))
+                    index, alone = running.pop(future)
+                    mark, died = _outcome(future, index)
                     lost = lost or died
-                    yield mark
+                    if died and not alone:
+                        suspects.append(index)
+                    else:
+                        yield mark
                 if not done:
                     yield None
         finally:
@@ -119,19 +126,24 @@ class DaskExecutor:
                 # What follows on a cluster whose workers were killed hung once: make a new one.
                 self.close()
 
+    def _next(
+        self, queue: Iterator[int], suspects: list[int], running: Running
+    ) -> list[tuple[int, bool]]:
+        """What to submit now: blocks, and whether each runs alone.
+
+        Dask blames a worker's death on every block that was waiting there. So those blamed are
+        tried once more, one by one with nothing beside them, before others go on.
+        """
+        if any(alone for _, alone in running.values()):
+            return []
+        if suspects:
+            return [] if running else [(suspects.pop(), True)]
+        room = max(0, self._window() - len(running))
+        return [(index, False) for index in islice(queue, room)]
+
     def _window(self) -> int:
         threads = sum(self.client.nthreads().values())
         return max(2, AHEAD * threads)
-
-    def _finished(self, running: Mapping[Future, int]) -> list[Future]:
-        try:
-            wait_for(list(running), timeout=TICK_SECONDS, return_when="FIRST_COMPLETED")
-        except TimeoutError:
-            return []
-        except CancelledError:
-            # By somebody else, or because the scheduler is gone: those blocks have failed.
-            pass
-        return [future for future in running if future.done()]
 
     def _require(self, resources: Mapping[str, float]) -> None:
         if not resources:
@@ -155,6 +167,20 @@ class DaskExecutor:
         self._client = None
 
 
+def _drain(ended: SimpleQueue[Future]) -> list[Future]:
+    """The futures that ended, however they did, waiting up to a tick for the first.
+
+    distributed's own `wait` raises when a future was cancelled, and complains when Ctrl+C ends it.
+    """
+    try:
+        found = [ended.get(timeout=TICK_SECONDS)]
+        while not ended.empty():
+            found.append(ended.get_nowait())
+    except Empty:
+        return []
+    return found
+
+
 def _outcome(future: Future, index: int) -> tuple[Mark, bool]:
     try:
         if future.status == "finished":
@@ -173,7 +199,7 @@ def local_client(workers: int) -> Client:
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
-        # A free port: with None the default one is taken all the same, and warned of if it is not free.
+        # A free port; None would mean the default one, with a warning if it is taken.
         dashboard_address="127.0.0.1:0",
         memory_limit=0,
         preload=[_DEAF],

@@ -109,7 +109,9 @@ CASES = {
     "int32 affinities": ("segment --affinities {d}/int32_affinities.zarr", "int32", "uint8"),
     "float64 affinities": ("segment --affinities {d}/float64_affinities.zarr", "float64"),
     "empty affinities": ("segment --affinities {d}/empty_affinities.zarr", "empty"),
-    "low above high": ("segment --affinities {d}/affinities.zarr --low 0.9 --high 0.3", "0.9", "0.3"),
+    "low above high": (
+        "segment --affinities {d}/affinities.zarr --low 0.9 --high 0.3", "0.9", "0.3",
+    ),
     "low of 0": ("segment --affinities {d}/affinities.zarr --low 0", "low"),
     "high above 1": ("segment --affinities {d}/affinities.zarr --high 1.5", "1.5"),
     "threshold above 1": ("segment --affinities {d}/affinities.zarr --threshold 2", "[0, 1]"),
@@ -179,7 +181,7 @@ CASES = {
     **{
         f"tracing: {name}": (
             f"evaluate --segmentation {{d}}/labels.zarr --skeletons {{d}}/{name}.swc "
-            "--voxel-size 9 4 4", f"{name}.swc" if name != "outside" else "no node lies in the volume",
+            "--voxel-size 9 4 4", "no node lies" if name == "outside" else f"{name}.swc",
         )
         for name in SWC if name != "good"
     },

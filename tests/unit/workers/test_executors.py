@@ -102,13 +102,13 @@ def test_serial_and_dask_give_the_same_report(executor, run, tmp_path):
 
 
 def test_an_error_that_cannot_travel_is_a_failed_block(executor):
-    class Local(Exception):
+    class LocalError(Exception):
         def __init__(self, a, b):
             super().__init__(a)
 
     def task(index):
         if index == 2:
-            raise Local(1, 2)
+            raise LocalError(1, 2)
         return square(index)
 
     found = marks_of(executor, task, range(5))
