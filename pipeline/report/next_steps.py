@@ -18,13 +18,12 @@ _ERRORS = {
     ),
     "pct_split": (
         "of the tracings' edges join two segments: neurites are cut. A lower agglomeration "
-        "threshold joins more (see the threshold curve for what it costs in merges); the split "
-        "sites are listed for proofreading."
+        "threshold joins more (see the threshold curve for what it costs in merges)."
     ),
     "pct_merged": (
         "of the tracings' edges lie in segments that hold more than one neuron. A higher "
         "agglomeration threshold separates more (see the threshold curve for what it costs in "
-        "splits); the merge sites are listed for proofreading."
+        "splits)."
     ),
 }
 _SMALL_PERCENT = 1.0

@@ -93,7 +93,7 @@ def _tiles(data: ReportData) -> Iterator[dict[str, str]]:
     yield _score_tile(data.scores, "edge_accuracy", "edge accuracy, %", 1)
     voxels = math.prod(data.source.shape) if data.source else None
     rate = f"{short(voxels / data.wall_seconds)} voxels/s" if voxels and data.wall_seconds else ""
-    yield {"name": "wall time", "value": duration(data.wall_seconds), "note": rate}
+    yield {"name": "compute time", "value": duration(data.wall_seconds), "note": rate}
 
 
 def _segment_note(segments: SegmentFacts | None) -> str:

@@ -98,6 +98,8 @@ class Run:
 
     def foreign(self, artifact: str) -> Path | None:
         """Where the configuration says a foreign artifact lies, if it does."""
+        if artifact == "source_targets":
+            artifact = f"source_{self.target_source}"
         name = SOURCES.get(artifact, artifact if artifact in FOREIGN else None)
         found: Path | None = getattr(self.config.input, name) if name else None
         return found
@@ -122,6 +124,14 @@ class Run:
     def ledger(self, stage: str) -> Ledger:
         """The ledger of a stage."""
         return Ledger(self.directory / "ledger" / f"{stage}.jsonl")
+
+    @property
+    def target_source(self) -> str:
+        """ "labels" or "skeletons": what the network is trained on."""
+        given, wanted = self.config.input, self.config.targets.source
+        if wanted != "auto":
+            return wanted
+        return "labels" if given.labels is not None else "skeletons"
 
     @property
     def tuned(self) -> bool:

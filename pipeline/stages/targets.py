@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.tubes import training_targets
-from pipeline.errors import DataError, DtypeError, InputError, ShapeError
+from pipeline.errors import DataError, DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid
 from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.ingest import round_up
@@ -19,20 +19,12 @@ from pipeline.storage.swc import check_placement
 from pipeline.storage.volume import Volume
 
 
-def target_source(run: Run) -> str:
-    """ "labels" or "skeletons": what the network is trained on."""
-    given, wanted = run.config.input, run.config.targets.source
-    if wanted != "auto":
-        return wanted
-    return "labels" if given.labels is not None else "skeletons"
-
-
 def _grid(run: Run) -> BlockGrid:
     return BlockGrid.over(run.shape, round_up(run.config.ingest.block, run.config.chunk))
 
 
 def _check(run: Run) -> None:
-    if target_source(run) == "skeletons":
+    if run.target_source == "skeletons":
         check_placement(run.truth(), run.shape)
         return
     path = run.path("source_labels")
@@ -56,7 +48,7 @@ def _create(run: Run) -> None:
 
 
 def _targets(block: Block, run: Run) -> BlockResult:
-    labels = _drawn(block, run) if target_source(run) == "skeletons" else _dense(block, run)
+    labels = _drawn(block, run) if run.target_source == "skeletons" else _dense(block, run)
     if not labels.any():
         return BlockResult("empty")
     run.volume("targets").write(block.write, labels)
@@ -93,7 +85,7 @@ def _truth(run: Run, _mtime_ns: int, _token: str) -> list[Skeleton]:
 
 
 def _parameters(run: Run) -> dict[str, object]:
-    source = target_source(run)
+    source = run.target_source
     parameters: dict[str, object] = {
         "source": source,
         "train": run.train_roi.offset + run.train_roi.shape,
@@ -105,23 +97,10 @@ def _parameters(run: Run) -> dict[str, object]:
     return parameters
 
 
-def sources_for_targets(run: Run) -> str:
-    """The artifact that the targets are made from.
-
-    Raises:
-        InputError: the configuration asks for a source that it does not name.
-    """
-    source = target_source(run)
-    if getattr(run.config.input, source) is None:
-        raise InputError(f"targets.source is {source}, but input.{source} is not given")
-    return f"source_{source}"
-
-
 TARGETS = Stage(
     name="targets",
     version=1,
-    reads=("image",),
-    optional=("source_labels", "source_skeletons"),
+    reads=("image", "source_targets"),
     writes=("targets",),
     parameters=_parameters,
     grid=_grid,
