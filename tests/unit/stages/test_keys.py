@@ -13,7 +13,7 @@ from pipeline.stages import STAGES, plan
 from pipeline.stages.keys import stage_keys
 from pipeline.stages.run import Run
 
-SHAPE = (32, 32, 32)
+SHAPE = (64, 96, 160)
 SWC = "1 2 5 5 5 1 -1\n2 2 25 25 25 1 1\n"
 
 ALL = {stage.name for stage in STAGES}
@@ -40,8 +40,6 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "input.swc.offset": ([0, 0, 1], TUNED),
     "input.swc.flip": (["x"], TUNED),
     "phantom.shape": ([64, 64, 64], NONE),
-    "phantom.voxel_size_nm": ([1, 1, 1], NONE),
-    "phantom.neurons": (2, NONE),
     "phantom.seed": (2, NONE),
     "regions.train.begin": ([0, 0, 8], TARGETED),
     "regions.train.end": ([32, 32, 24], TARGETED),
@@ -60,7 +58,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "targets.shell_nm": (100.0, NONE),
     "targets.background": ("near", NONE),
     "targets.neighbourhood_nm": (100.0, NONE),
-    "predict_block": ([96, 96, 96], PREDICTED),
+    "predict_block": ([64, 64, 64], PREDICTED),
     "segment.block": ([16, 16, 16], SEGMENTED | {"baseline"}),
     "segment.tune": (False, SEGMENTED | {"baseline"}),
     "segment.low": (0.4, NONE),
@@ -86,6 +84,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
 }
 # Sections of settings that all reach the same stages.
 SECTIONS = {
+    "phantom.": NONE,
     "network.": TRAINED,
     "train.": TRAINED,
     "predict.": PREDICTED,
