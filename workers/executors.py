@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -203,6 +204,8 @@ def local_client(workers: int) -> Client:
         dashboard_address="127.0.0.1:0",
         memory_limit=0,
         preload=[_DEAF],
+        # The workers share the GPUs of this machine.
+        resources={"GPU": 1} if any(Path("/dev").glob("nvidia[0-9]*")) else {},
     )
     return Client(cluster)
 

@@ -254,9 +254,9 @@ def _last_loss(directory: Path) -> float:
 
 
 def _settings_note(settings: TrainSettings, network: NetworkSettings) -> dict[str, Any]:
-    return {
-        "network": network.model_dump(mode="json"), "training": settings.model_dump(mode="json")
-    }  # fmt: skip
+    # How often the state is saved changes no result: another value may resume.
+    training = settings.model_dump(mode="json", exclude={"checkpoint_every_steps"})
+    return {"network": network.model_dump(mode="json"), "training": training}
 
 
 def _require_same(directory: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

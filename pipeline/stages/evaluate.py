@@ -33,7 +33,7 @@ from pipeline.stages.segmentation import output_grid
 from pipeline.stages.truth import check_truth, scored_truth
 from pipeline.stages.tune import scoring_options
 from pipeline.storage.atomic import write_json, write_text
-from pipeline.storage.source import open_source
+from pipeline.storage.source import open_source, read_labels
 from pipeline.storage.tables import read_table, write_table
 
 
@@ -56,7 +56,7 @@ def _check(run: Run) -> None:
 
 
 def _node_labels(block: Block, run: Run) -> BlockResult:
-    labels = open_source(run.path("segments")).read(block.write)
+    labels = read_labels(run.path("segments"), block.write)
     rows = write_node_labels("node_labels", block, labels, run)
     return BlockResult(stats={"nodes": rows})
 

@@ -28,9 +28,7 @@ def phantom_spec(run: Run) -> PhantomSpec:
     usual = LightSpec()
     dim, bright = (counts * config.brightness for counts in usual.neurite_counts)
     light = replace(usual, neurite_counts=(dim, bright), dimmest=config.dimmest)
-    return PhantomSpec(
-        config.shape, config.voxel_size_nm, config.neurons, config.seed, light=light
-    )
+    return PhantomSpec(config.shape, config.voxel_size_nm, config.neurons, config.seed, light=light)
 
 
 def _grid(run: Run) -> BlockGrid:

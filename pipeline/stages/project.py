@@ -19,7 +19,7 @@ from pipeline.report.projections import (
 from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.run import Run
 from pipeline.stages.segmentation import output_grid, read_affinities
-from pipeline.storage.source import open_source
+from pipeline.storage.source import read_labels
 from pipeline.storage.tables import read_arrays, write_arrays
 
 _NAMES = ("image", "affinities", "segments")
@@ -44,7 +44,7 @@ def available(run: Run) -> tuple[str, ...]:
 
 def _project(block: Block, run: Run) -> BlockResult:
     grid, shown = projection_grid(run), available(run)
-    labels = open_source(run.path("segments")).read(block.write).astype(np.uint64, copy=False)
+    labels = read_labels(run.path("segments"), block.write)
     # Without an image every voxel is equally bright, and the largest label wins.
     image = np.zeros(block.write.shape, np.uint8)
     parts: dict[str, NDArray[Any]] = {}

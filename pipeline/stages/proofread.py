@@ -24,7 +24,7 @@ from pipeline.stages.viewing import write_viewer_state
 from pipeline.storage.atomic import write_text
 from pipeline.storage.precomputed import create_segmentation, downsample_region, link, write_region
 from pipeline.storage.precomputed_skeletons import write_segment_properties, write_skeletons
-from pipeline.storage.source import open_source
+from pipeline.storage.source import read_labels
 from pipeline.storage.swc import write_swc
 from pipeline.storage.volume import level_shape
 
@@ -50,7 +50,7 @@ def _create_export(run: Run) -> None:
 
 
 def _export(block: Block, run: Run) -> BlockResult:
-    labels = open_source(run.path("segments")).read(block.write).astype(np.uint64, copy=False)
+    labels = read_labels(run.path("segments"), block.write)
     if not labels.any():
         return BlockResult("empty")
     target = run.path("precomputed")

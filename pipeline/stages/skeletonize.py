@@ -19,7 +19,7 @@ from pipeline.geometry import Block, BlockGrid, Roi
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.faces import holding_blocks
 from pipeline.stages.run import Run
-from pipeline.storage.source import open_source
+from pipeline.storage.source import open_source, read_labels
 from pipeline.storage.tables import read_arrays, write_arrays
 
 
@@ -42,7 +42,7 @@ def _check(run: Run) -> None:
 
 
 def _skeletonize(block: Block, run: Run) -> BlockResult:
-    labels = open_source(run.path("segments")).read(block.read).astype(np.uint64, copy=False)
+    labels = read_labels(run.path("segments"), block.read)
     if not labels.any():
         return BlockResult("empty")
     pieces = skeletonize_block(

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.tubes import training_targets
-from pipeline.errors import DataError, DtypeError, ShapeError
+from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid
 from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.ingest import round_up
 from pipeline.stages.run import Run
-from pipeline.storage.source import open_source
+from pipeline.storage.source import open_source, read_labels
 from pipeline.storage.swc import check_placement
 from pipeline.storage.volume import Volume
 
@@ -56,10 +56,7 @@ def _targets(block: Block, run: Run) -> BlockResult:
 
 
 def _dense(block: Block, run: Run) -> NDArray[np.uint64]:
-    data = open_source(run.path("source_labels")).read(block.write)
-    if np.issubdtype(data.dtype, np.signedinteger) and data.min() < 0:
-        raise DataError(f"{run.path('source_labels')}: a label is negative: {data.min()}")
-    return data.astype(np.uint64)
+    return read_labels(run.path("source_labels"), block.write)
 
 
 def _drawn(block: Block, run: Run) -> NDArray[np.uint64]:

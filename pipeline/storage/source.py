@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError, InputError, ShapeError
+from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi, Triple, triple
 from pipeline.settings import NmTriple
 from pipeline.storage.volume import Volume
@@ -87,6 +87,22 @@ def open_source(path: Path) -> ImageSource:
         raise InputError(f"{path}: no such file or folder")
     stamp = path.stat()
     return _open(path, stamp.st_mtime_ns, stamp.st_ino)
+
+
+def read_labels(path: Path, roi: Roi) -> NDArray[np.uint64]:
+    """The labels in a box of any source of integers, as uint64.
+
+    Raises:
+        DataError: a label is negative.
+        DtypeError: the voxels are no integers.
+    """
+    source = open_source(path)
+    if source.dtype.kind not in "iub":
+        raise DtypeError(f"{path}: labels are integers, got {source.dtype}")
+    labels = source.read(roi)
+    if labels.dtype.kind == "i" and labels.min() < 0:
+        raise DataError(f"{path}: a label in {roi} is negative: {labels.min()}")
+    return labels.astype(np.uint64, copy=False)
 
 
 @lru_cache(maxsize=8)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from pipeline.errors import DataError, InputError, ShapeError
+from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi
-from pipeline.storage.source import open_source
+from pipeline.storage.source import open_source, read_labels
 
 DATA = np.random.default_rng(0).integers(0, 4000, (6, 20, 30)).astype(np.uint16)
 ROI = Roi((1, 3, 4), (4, 10, 20))
@@ -58,3 +58,18 @@ def test_what_is_no_volume_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"expected \.tif"):
         open_source(tmp_path / "a.png")
+
+
+def test_labels_are_unsigned_integers(tmp_path):
+    labels = DATA.astype(np.int32)
+    tifffile.imwrite(tmp_path / "a.tif", labels)
+    found = read_labels(tmp_path / "a.tif", ROI)
+    assert found.dtype == np.uint64
+    assert (found == DATA[ROI.slices]).all()
+    labels[2, 5, 6] = -3
+    tifffile.imwrite(tmp_path / "a.tif", labels)
+    with pytest.raises(DataError, match="negative: -3"):
+        read_labels(tmp_path / "a.tif", ROI)
+    tifffile.imwrite(tmp_path / "f.tif", DATA.astype(np.float32))
+    with pytest.raises(DtypeError, match="got float32"):
+        read_labels(tmp_path / "f.tif", ROI)
