@@ -71,13 +71,17 @@ _ROWS = {
 
 
 def print_scores(directory: Path) -> None:
-    """The main scores of a run, beside those of the plain baseline."""
+    """The main scores of a run, beside those of the plain baseline and of a perfect run."""
     metrics = json.loads((directory / "metrics.json").read_text())
-    table = Table("score", "this run", title=f"{len(metrics['per_skeleton'])} tracings")
+    count = len(metrics["per_skeleton"])
+    table = Table("score", "this run", title=f"{count} tracing{'s' if count != 1 else ''}")
     columns = [metrics["overall"]]
     if "baseline" in metrics:
         table.add_column("threshold + components")
         columns.append(metrics["baseline"]["overall"])
+    if "ceiling" in metrics:
+        table.add_column("without errors")
+        columns.append(metrics["ceiling"]["overall"])
     for key, name in _ROWS.items():
         table.add_row(name, *(_figure(column[key]) for column in columns))
     Console().print(table)

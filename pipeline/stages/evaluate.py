@@ -195,9 +195,21 @@ def _scores(labels: list[NDArray[np.uint64]], run: Run) -> Scores:
     return score(truth, labels, run.voxel_size_nm, scoring_options(run), outside)
 
 
+def _perfect(run: Run) -> Scores:
+    """The scores of a segmentation without errors.
+
+    Its ERL is that of the tracings: where the region to score cuts one into several trees, even a
+    perfect segmentation has a normalized ERL below 1.
+    """
+    truth = scored_truth(run)
+    labels = [np.full(len(s.nodes), i, np.uint64) for i, s in enumerate(truth, start=1)]
+    return _scores(labels, run)
+
+
 def _evaluate(_block: Block, run: Run) -> BlockResult:
     scores = _scores(_gather("node_labels", run), run)
     result = scores.as_json()
+    result["ceiling"] = {"overall": _perfect(run).as_json()["overall"]}
     if run.config.evaluate.baseline and run.config.input.image is not None:
         plain = _scores(_stitched_baseline(run), run).as_json()
         result["baseline"] = {
