@@ -16,6 +16,8 @@ from flows.runs import prepare, run_stages
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.report.viewer import serve
+from pipeline.stages import plan
+from pipeline.stages.evaluate import EVALUATE
 from pipeline.stages.run import Run
 from workers.runner import Order
 
@@ -52,7 +54,8 @@ def report_and_tell(directory: Path) -> None:
 def tell(directory: Path) -> None:
     """Say what came out of a run that has its report, and where it is."""
     console = Console(soft_wrap=True)
-    if (directory / "metrics.json").exists():
+    # Scores of an earlier configuration may lie there; they are not of this one.
+    if EVALUATE in plan(Run(directory).config):
         print_scores(directory)
     console.print(f"report  {directory / 'report.html'}", highlight=False)
     console.print(f"viewer  axonloom view {directory}", highlight=False)

@@ -35,7 +35,9 @@ from flows.report import write_report
 from flows.runs import begin, open_stages, prepare
 from pipeline.config import RunConfig
 from pipeline.errors import StageError
+from pipeline.stages import plan
 from pipeline.stages.base import Stage
+from pipeline.stages.evaluate import EVALUATE
 from pipeline.stages.phantom import PHANTOM
 from pipeline.stages.run import Run
 from workers.runner import StageReport
@@ -108,15 +110,15 @@ def stage_task(run_one: RunOne, stage: Stage, run: Run, rows: list[Row]) -> None
 @task(name="report", task_run_name="report", persist_result=False, cache_policy=NO_CACHE)
 def report_task(directory: Path) -> str:
     """The report of a run, linked, with its scores and the way to look at it as artifacts."""
-    report = write_report(Run(directory))
+    run = Run(directory)
+    report = write_report(run)
     create_link_artifact(link=report.as_uri(), link_text="report.html", key="report")
     create_markdown_artifact(
         f"Report: `{report}`\n\nLook at the neurons:\n\n```\naxonloom view {directory}\n```\n",
         key="viewer",
     )
-    metrics = directory / "metrics.json"
-    if metrics.exists():
-        table = _scores(json.loads(metrics.read_text()))
+    if EVALUATE in plan(run.config):
+        table = _scores(json.loads(run.path("metrics").read_text()))
         create_table_artifact(table, key="scores", description="Scores against the tracings")
     return str(report)
 

@@ -46,7 +46,9 @@ _OUTPUTS = {
     "affinities.zarr": "affinities",
     "image.zarr": "the image with its pyramid",
     "precomputed": "segments and skeletons for Neuroglancer",
-    "proofread": "SWC of each segment, tables, viewer state",
+    "swc": "skeleton of each segment, SWC",
+    "segments.csv": "cable, branch points and tips of each segment",
+    "neuroglancer.json": "viewer state",
     "checkpoint": "the trained network",
     "history": "merge history: any threshold without voxels",
     "config.yaml": "the configuration, resolved",
@@ -60,7 +62,9 @@ def write_report(run: Run) -> Path:
     Raises:
         InputError: the run has no stage that began.
     """
-    stages = run_status(run.directory, [stage.name for stage in plan(run.config)])
+    planned = [stage.name for stage in plan(run.config)]
+    # What an earlier configuration left behind says nothing about this one.
+    stages = [s for s in run_status(run.directory, planned) if s.stage in planned]
     if not stages:
         raise InputError(f"{run.directory}: no stage of this run has begun")
     complete = {s.stage for s in stages if s.state == "complete"}
@@ -77,7 +81,7 @@ def write_report(run: Run) -> Path:
         versions={name: version(name) for name in _LIBRARIES},
         wall_seconds=_wall_seconds(run, stages),
         projections=_projections(run, complete) if "project" in complete else None,
-        training=list(_training(run)),
+        training=list(_training(run)) if "train" in complete else [],
         stages=[_stage(s) for s in stages],
         foreground_share=_foreground(run) if "fragments" in complete else None,
         scores=_scores(run) if has_scores else None,

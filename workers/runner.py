@@ -199,10 +199,11 @@ def _plain(value: object) -> object:
 def _require_outputs(stage: Stage, run: Run) -> None:
     for artifact in stage.writes:
         if not run.path(artifact).exists():
+            left = [p for name in stage.writes if (p := run.path(name)).exists()]
+            remove = [run.ledger(stage.name).path, *left]
             raise StageError(
                 f"stage {stage.name}: the ledger says that {run.path(artifact)} was made, "
-                f"but it is gone. To compute it again remove "
-                f"{run.directory / 'ledger' / (stage.name + '.jsonl')}"
+                f"but it is gone. To compute it again remove {', '.join(map(str, remove))}"
             )
 
 

@@ -14,6 +14,7 @@ from pipeline.geometry import Block, BlockGrid
 from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.ingest import round_up
 from pipeline.stages.run import Run
+from pipeline.stages.truth import training_truth
 from pipeline.storage.source import open_source, read_labels
 from pipeline.storage.swc import check_placement
 from pipeline.storage.volume import Volume
@@ -26,6 +27,7 @@ def _grid(run: Run) -> BlockGrid:
 def _check(run: Run) -> None:
     if run.target_source == "skeletons":
         check_placement(run.truth(), run.shape)
+        training_truth(run)
         return
     path = run.path("source_labels")
     labels = open_source(path)

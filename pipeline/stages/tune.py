@@ -18,6 +18,7 @@ from pipeline.arrays.fragments import extract_fragments
 from pipeline.arrays.labels import Affinities, quantised_threshold
 from pipeline.arrays.metrics import ScoringOptions, score_forests
 from pipeline.arrays.relabel import apply_lookup
+from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_forest import Forest, build_forest
 from pipeline.arrays.skeleton_nodes import labels_at_nodes
 from pipeline.arrays.threshold import mask_affinities
@@ -39,8 +40,7 @@ class _Region:
     """The region, its tracings rooted once, and how to score labels there."""
 
     def __init__(self, run: Run) -> None:
-        self.roi = _limited(run.train_roi, run.config.segment.tune_max_voxels)
-        self.skeletons = cropped(training_truth(run), self.roi, "the region to tune on")
+        self.roi, self.skeletons = _region_truth(run)
         self.size = run.voxel_size_nm
         self.forests: list[Forest] = [build_forest(s, self.size) for s in self.skeletons]
         self.options = scoring_options(run)
@@ -62,6 +62,18 @@ def scoring_options(run: Run) -> ScoringOptions:
     return ScoringOptions(
         config.repair, config.max_gap_nm, config.merge_min_nodes, config.merge_min_nm
     )
+
+
+def _region_truth(run: Run) -> tuple[Roi, list[Skeleton]]:
+    """The region, and the tracings inside it; none at all is an error."""
+    roi = _limited(run.train_roi, run.config.segment.tune_max_voxels)
+    what = "segment.tune needs tracings to choose by, or set it to false: the region to tune on"
+    return roi, cropped(training_truth(run), roi, what)
+
+
+def _check(run: Run) -> None:
+    check_truth(run)
+    _region_truth(run)
 
 
 def _limited(roi: Roi, max_voxels: int) -> Roi:
@@ -155,6 +167,6 @@ TUNE = Stage(
     },
     grid=one_block,
     create=_create,
-    check=check_truth,
+    check=_check,
     process=_tune,
 )

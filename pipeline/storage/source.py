@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +42,10 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class TiffSource:
-    """A TIFF of several planes, or one file a plane in the order of their names."""
+    """A TIFF of several planes, or one file a plane in the order of their names.
+
+    Numbers in names count by value: plane 2 comes before plane 10.
+    """
 
     path: Path
     files: tuple[Path, ...]
@@ -105,13 +110,23 @@ def read_labels(path: Path, roi: Roi) -> NDArray[np.uint64]:
     return labels.astype(np.uint64, copy=False)
 
 
+def _is_plane(file: Path) -> bool:
+    return file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+
+
+def _natural(file: Path) -> tuple[list[tuple[int, str]], str]:
+    """Numbers in names by their value: plane 2 comes before plane 10, padded or not."""
+    parts = re.split(r"(\d+)", file.name)
+    return [(int(p), "") if i % 2 else (0, p) for i, p in enumerate(parts)], file.name
+
+
 @lru_cache(maxsize=8)
 def _open(path: Path, _mtime_ns: int, _inode: int) -> ImageSource:
     if path.is_file():
         if path.suffix.lower() in _SUFFIXES:
             return _open_tiff(path)
         raise InputError(f"{path}: expected .tif, .tiff, a folder of them, or zarr")
-    planes = tuple(sorted(f for f in path.iterdir() if f.suffix.lower() in _SUFFIXES))
+    planes = tuple(sorted((f for f in path.iterdir() if _is_plane(f)), key=_natural))
     if planes:
         return _open_planes(path, planes)
     return Volume.open(path)
@@ -123,6 +138,7 @@ def _open_tiff(path: Path) -> TiffSource:
             if not tiff.series:
                 raise InputError(f"{path}: the TIFF holds no image")
             series = tiff.series[0]
+            _require_planes(path, str(series.axes), series.shape)
             shape, dtype = tuple(int(n) for n in series.shape), np.dtype(series.dtype)
             size = _tiff_voxel_size(tiff)
     except (tifffile.TiffFileError, ValueError, OSError) as error:
@@ -132,6 +148,15 @@ def _open_tiff(path: Path) -> TiffSource:
     if len(shape) != 3 or min(shape) < 1:
         raise ShapeError(f"{path}: expected planes of a volume (z, y, x), got shape {shape}")
     return TiffSource(path, (path,), triple(shape), dtype, size)
+
+
+def _require_planes(path: Path, axes: str, shape: Sequence[int]) -> None:
+    """Refuse colours: three axes, one of them the samples of a pixel, are a picture."""
+    if "S" in axes:
+        raise ShapeError(
+            f"{path}: expected planes of a volume (z, y, x), got axes {axes} of lengths "
+            f"{tuple(shape)}, S being the samples of a pixel; save one channel as a volume"
+        )
 
 
 def _open_planes(path: Path, files: tuple[Path, ...]) -> TiffSource:

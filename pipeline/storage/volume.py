@@ -92,7 +92,7 @@ class Volume:
     ) -> Volume:
         shape = tuple(int(n) for n in array.shape)
         leading = 0
-        while len(shape) - leading > 3 and shape[leading] == 1 and len(shape) > 4:
+        while len(shape) - leading > 3 and shape[leading] == 1:
             leading += 1
         rest = shape[leading:]
         if len(rest) not in (3, 4):
