@@ -129,7 +129,7 @@ def _reconstruct(config: RunConfig) -> Path:
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml.")],
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml, or a run.")],
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", help="Folder of the run, instead of the file's.")
     ] = None,
@@ -150,7 +150,12 @@ def run(
     from flows.launch import report_and_tell, tell
     from flows.runs import with_workers
 
+    if config.is_dir():
+        config = config / "config.yaml"
     settings = with_workers(load_config(config), workers, serial)
+    if run_dir is None and config.name == "config.yaml" and (config.parent / "ledger").is_dir():
+        # The configuration of a run lies in its folder, which may have been moved.
+        run_dir = config.resolve().parent
     if run_dir is not None:
         settings = settings.model_copy(update={"run_dir": run_dir})
     if prefect:
@@ -247,7 +252,8 @@ def train(
     if labels is None and skeletons is None:
         raise InputError("train: give --labels or --skeletons to learn from")
     base = load_config(settings).model_dump() if settings else {}
-    kept = {"swc": base.get("input", {}).get("swc", {})}
+    before = base.get("input", {})
+    kept = {name: before[name] for name in ("swc", "voxel_size_nm") if name in before}
     values = {**base, "name": out.resolve().name, "run_dir": out, "input": {**kept, **given}}
     config = with_workers(parse_config(values, "command line"), workers, serial)
     _execute(config, (*INGEST_STAGES, "targets", "train"), overwrite=overwrite)
@@ -260,14 +266,26 @@ def predict(
     out: Out,
     voxel_size: VoxelSize = None,
     block: BlockShape = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    settings: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML whose sections (ingest, predict) are used."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu or cuda [default: auto].")
+    ] = None,
     workers: Workers = None,
     serial: Serial = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict affinities blockwise into OUT/affinities.zarr."""
     given = _given(image=image.resolve(), checkpoint=checkpoint.resolve(), voxel_size_nm=voxel_size)
-    sections = {"input": given, "predict": {"device": device}, **_given(predict_block=block)}
+    base = load_config(settings) if settings else RunConfig()
+    sections = {
+        "input": given,
+        "ingest": base.ingest.model_dump(),
+        "predict": {**base.predict.model_dump(), **_given(device=device)},
+        "predict_block": block or base.predict_block,
+    }
     config = _config(out, workers, serial, **sections)
     _execute(config, (*INGEST_STAGES, "predict"), overwrite=overwrite)
 

@@ -187,6 +187,7 @@ def _scores(run: Run) -> ScoreFacts:
     baseline = metrics.get("baseline")
     ceiling = metrics["ceiling"]["overall"]["nerl"]
     score, learned = run.config.regions.score, run.config.regions.train
+    overlap = run.tuned and run.train_roi.overlaps(run.score_roi)
     return ScoreFacts(
         run=metrics,
         baseline=baseline,
@@ -194,7 +195,8 @@ def _scores(run: Run) -> ScoreFacts:
             f"image >= {baseline['threshold']:.4g}, connected components" if baseline else ""
         ),
         scored_on=(f"voxels {score.roi}" if score else "the whole volume")
-        + f"; without errors the normalized ERL would be {ceiling:.3f}",
+        + f"; without errors the normalized ERL would be {ceiling:.3f}"
+        + ("; the training region overlaps it, so nothing here is held out" if overlap else ""),
         trained_on=f"voxels {learned.roi}" if learned else "the whole volume",
     )
 

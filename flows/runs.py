@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pipeline.config import RunConfig, save_config
@@ -20,6 +21,7 @@ from workers.runner import (
     StageReport,
     refuse_foreign_output,
     require_complete,
+    require_stored,
     run_stage,
 )
 
@@ -143,6 +145,10 @@ def open_stages(
                 return _run_one(stage, run, stages, keys, executor, order, observe)
 
             yield run_one
+    except KeyboardInterrupt:
+        # The cluster ends in the middle of its work; what its parts say of that helps nobody.
+        logging.disable(logging.CRITICAL)
+        raise
     finally:
         executor.close()
 
@@ -157,9 +163,13 @@ def _run_one(
     observe: Observer,
 ) -> StageReport:
     needed = set(inputs_of(stage, run, stages))
+    with closing(run.ledger(stage.name)) as ledger:
+        finished = ledger.holds(keys[stage.name].key) and ledger.complete
     for other in stages:
         if needed & set(other.writes):
             require_complete(other, run, keys[other.name])
+            if not finished:
+                require_stored(other, run)
     return run_stage(
         stage,
         run,

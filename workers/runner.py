@@ -207,6 +207,35 @@ def _require_outputs(stage: Stage, run: Run) -> None:
             )
 
 
+def require_stored(stage: Stage, run: Run) -> None:
+    """Refuse to go on from a volume of this run that has lost chunks: they would read as zeros.
+
+    A block that is done has stored every chunk, so one that is absent was lost.
+
+    Raises:
+        StageError: names the chunk, its block, and what to remove to compute the stage again.
+    """
+    grid = stage.grid(run)
+    with closing(run.ledger(stage.name)) as ledger:
+        done = [mark.block for mark in ledger.marks.values() if mark.state == "done"]
+    for artifact in stage.writes:
+        path = run.path(artifact)
+        # The scratch labels have a layout of their own; the stage that reads them looks itself.
+        if path.suffix != ".zarr" or path.parent != run.directory:
+            continue
+        volume = run.volume(artifact)
+        whole = volume.shape != grid.volume.shape
+        for index in done:
+            missing = volume.missing_chunks(volume.roi if whole else grid[index].write)
+            if missing:
+                outputs = [str(run.path(name)) for name in stage.writes]
+                raise StageError(
+                    f"{path}: chunk {missing[0]} is gone, but block {index} of stage {stage.name} "
+                    f"was computed. To compute the stage again remove "
+                    f"{', '.join([str(ledger.path), *outputs])}"
+                )
+
+
 def _complete(ledger: Ledger, index: int) -> bool:
     mark = ledger.marks.get(index)
     return mark is not None and mark.state in COMPLETE

@@ -44,16 +44,28 @@ class SavedModel:
 
 
 def save_model(
-    directory: Path, model: AffinityUNet, training: TrainSettings, facts: dict[str, Any]
+    directory: Path,
+    model: AffinityUNet,
+    training: TrainSettings,
+    facts: dict[str, Any],
+    *,
+    normalisation: str = "as given",
 ) -> None:
-    """Write a network; `facts` are JSON values added to its note, under "facts"."""
+    """Write a network.
+
+    Args:
+        directory: made if absent.
+        model, training: the network and how it was trained.
+        facts: JSON values added to its note, under "facts".
+        normalisation: how image values were made; prediction must make them the same way.
+    """
     weights = save(_plain(model.state_dict()))
     note = {
         "format": FORMAT,
         "version": VERSION,
         "network": model.settings.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
-        "normalisation": training.normalisation,
+        "normalisation": normalisation,
         "input": "(1, Z, Y, X) normalised image",
         "output": "(3, Z, Y, X) logits; channel d joins a voxel to its predecessor along axis d",
         "weights_sha256": hashlib.sha256(weights).hexdigest(),

@@ -111,11 +111,6 @@ class TrainSettings(_Settings):
     foreground_fraction: Fraction = Field(
         0.75, description="share of the patches that are centred on a labelled voxel"
     )
-    normalisation: str = Field(
-        "as given",
-        description="note on how image values are made, kept with the model: prediction must "
-        "make them the same way",
-    )
     loss: LossSettings = Field(default_factory=LossSettings, description="losses and weights")
     augment: AugmentSettings = Field(
         default_factory=AugmentSettings, description="random changes of a patch"

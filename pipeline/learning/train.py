@@ -41,6 +41,8 @@ def train(
     sources: Sequence[Region],
     directory: Path,
     report: Report | None = None,
+    *,
+    normalisation: str = "as given",
 ) -> dict[str, Any]:
     """Train a network to the end, from scratch or from the last saved state in `directory`.
 
@@ -49,6 +51,7 @@ def train(
         sources: volumes and the boxes of them that patches may touch.
         directory: receives `model.safetensors`, `model.json`, `log.jsonl`, `state.safetensors`.
         report: called after each step with its log record and "seconds".
+        normalisation: how the sources make image values, in words; kept with the model.
 
     Returns:
         "steps", "loss" (of the last step), "digest" (of the model). If the directory holds the
@@ -88,7 +91,7 @@ def train(
                     report(record | {"seconds": time.perf_counter() - begin})
             _save(directory, model, optimiser, log, _total(settings), facts)
         done = {"steps": _total(settings), "loss": _last_loss(directory), "data": facts["data"]}
-        checkpoint.save_model(directory, model, settings, done)
+        checkpoint.save_model(directory, model, settings, done, normalisation=normalisation)
     return _summary(directory)
 
 

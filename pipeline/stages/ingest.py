@@ -80,7 +80,6 @@ def _create(run: Run) -> None:
         run.source.dtype,
         chunks=run.config.chunk,
         voxel_size_nm=run.voxel_size_nm,
-        level_factors=_factors(run),
     )
     run.path("tiles").mkdir(parents=True)
     run.path("histograms").mkdir(parents=True)
@@ -103,7 +102,6 @@ INGEST = Stage(
     writes=("image", "tiles", "histograms"),
     parameters=lambda run: {
         "chunk": run.config.chunk,
-        "levels": run.config.ingest.levels,
         "voxel_size_nm": run.voxel_size_nm,
     },
     grid=_grid,
@@ -181,6 +179,7 @@ def _pyramid(block: Block, run: Run) -> BlockResult:
 
 
 def _create_pyramid(run: Run) -> None:
+    run.volume("image").set_levels(_factors(run))
     run.path("pyramid").parent.mkdir(parents=True, exist_ok=True)
     run.path("pyramid").write_text("levels of image.zarr\n")
 
@@ -202,6 +201,15 @@ def statistics_of(run: Run) -> IntensityStatistics:
     """The volume's statistics, as the statistics stage left them."""
     path = run.path("statistics")
     return _load(path, path.stat().st_mtime_ns)
+
+
+def normalisation_note(run: Run) -> str:
+    """How image values become the network's input; kept with a network, checked before its use."""
+    config = run.config.ingest
+    return (
+        f"percentiles {config.low_percentile} and {config.high_percentile} of the volume become "
+        "0 and 1, clipped to [-0.5, 4]"
+    )
 
 
 @lru_cache(maxsize=4)

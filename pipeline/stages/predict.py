@@ -18,7 +18,13 @@ from pipeline.arrays.intensity import tiles_to_voxels
 from pipeline.errors import InputError
 from pipeline.geometry import Block, BlockGrid, Roi, triple
 from pipeline.stages.base import BlockResult, Stage
-from pipeline.stages.ingest import holds_tissue, mask_tiles, round_up, statistics_of
+from pipeline.stages.ingest import (
+    holds_tissue,
+    mask_tiles,
+    normalisation_note,
+    round_up,
+    statistics_of,
+)
 from pipeline.stages.run import Run
 from pipeline.stages.train import gpu_if
 from pipeline.storage.volume import Volume
@@ -55,7 +61,15 @@ def _check(run: Run) -> None:
     foreign = run.foreign("checkpoint")
     if foreign is not None and not foreign.is_dir():
         raise InputError(f"{foreign}: expected the folder of a trained network")
-    network = load_model(foreign).network if foreign is not None else run.config.network
+    network = run.config.network
+    if foreign is not None:
+        saved = load_model(foreign)
+        network, theirs, ours = saved.network, saved.note["normalisation"], normalisation_note(run)
+        if theirs != ours:
+            raise InputError(
+                f"{foreign}: the network was trained on images in which {theirs}; in this run "
+                f"{ours}. Set ingest.low_percentile and ingest.high_percentile as in its training"
+            )
     check_tile(run.config.predict, stride(network))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.geometry import Block, Roi, Triple
 from pipeline.stages.base import BlockResult, Stage, one_block
-from pipeline.stages.ingest import statistics_of
+from pipeline.stages.ingest import normalisation_note, statistics_of
 from pipeline.stages.run import Run
 
 
@@ -64,6 +64,7 @@ def _train(_block: Block, run: Run) -> BlockResult:
         run.config.network,
         [(VolumeSource(run), run.train_roi)],
         run.path("checkpoint"),
+        normalisation=normalisation_note(run),
     )
     return BlockResult(stats=_numbers(summary))
 

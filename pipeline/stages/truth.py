@@ -5,9 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_nodes import crop_skeleton, inside_roi, keep_nodes, node_voxels
 from pipeline.errors import InputError
@@ -67,9 +64,3 @@ def cropped(skeletons: list[Skeleton], roi: Roi, what: str) -> list[Skeleton]:
     if not parts:
         raise InputError(f"{what} {roi} holds no node of any skeleton")
     return parts
-
-
-def node_blocks(skeletons: list[Skeleton], roi: Roi) -> NDArray[np.bool_]:
-    """Per node of all skeletons, whether it lies in `roi`."""
-    voxels = np.concatenate([node_voxels(s) for s in skeletons])
-    return inside_roi(voxels, roi)

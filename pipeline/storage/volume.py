@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi, Triple, triple
 from pipeline.settings import NmTriple
+from pipeline.storage.atomic import remove_tree
 
 _UNIT_NM = {
     "angstrom": 0.1,
@@ -134,24 +135,32 @@ class Volume:
         """
         if path.exists():
             raise InputError(f"{path} exists already")
-        factors = [(1, 1, 1), *level_factors]
         group = zarr.create_group(path, zarr_format=3)
-        names = ("z", "y", "x") if channels is None else ("c", "z", "y", "x")
-        for level, factor in enumerate(factors):
-            extent = level_shape(shape, factor)
-            full = extent if channels is None else (channels, *extent)
-            clipped = tuple(min(c, n) for c, n in zip(chunks, extent, strict=True))
-            group.create_array(
-                str(level),
-                shape=full,
-                dtype=np.dtype(dtype),
-                chunks=clipped if channels is None else (channels, *clipped),
-                compressors=_codecs(compressor),
-                fill_value=0,
-                dimension_names=names,
+        _create_array(group, "0", shape, np.dtype(dtype), chunks, channels, compressor)
+        group.attrs["ome"] = _ome_metadata(path.stem, [(1, 1, 1)], voxel_size_nm, channels)
+        volume = cls.open(path)
+        if level_factors:
+            volume.set_levels(level_factors, compressor)
+        return volume
+
+    def set_levels(self, level_factors: Sequence[Triple], compressor: str = "zstd") -> None:
+        """Replace the coarser levels of a volume of this project by empty ones.
+
+        Args:
+            level_factors: total downsampling z, y, x of each; none removes them all.
+            compressor: as in `create`.
+        """
+        group = zarr.open_group(self.path, mode="r+")
+        for name in [name for name, _ in group.arrays() if name != self.array]:
+            remove_tree(self.path / name)
+        factors = [(1, 1, 1), *level_factors]
+        for level, factor in enumerate(level_factors, start=1):
+            extent = level_shape(self.shape, factor)
+            _create_array(
+                group, str(level), extent, self.dtype, self.chunks, self.channels, compressor
             )
-        group.attrs["ome"] = _ome_metadata(path.stem, factors, voxel_size_nm, channels)
-        return cls.open(path)
+        ome = _ome_metadata(self.path.stem, factors, self.voxel_size_nm, self.channels)
+        group.attrs["ome"] = ome
 
     def level(self, level: int) -> Volume:
         """The same image at a coarser level of its pyramid."""
@@ -228,6 +237,28 @@ class Volume:
                 stamp = (location / name).stat()
                 return _open_store(str(location.resolve()), driver, stamp.st_mtime_ns, stamp.st_ino)
         raise DataError(f"{location}: the array's metadata are gone")
+
+
+def _create_array(
+    group: zarr.Group,
+    name: str,
+    shape: Triple,
+    dtype: np.dtype,
+    chunks: Triple,
+    channels: int | None,
+    compressor: str,
+) -> None:
+    lead = () if channels is None else (channels,)
+    clipped = tuple(min(c, n) for c, n in zip(chunks, shape, strict=True))
+    group.create_array(
+        name,
+        shape=(*lead, *shape),
+        dtype=dtype,
+        chunks=(*lead, *clipped),
+        compressors=_codecs(compressor),
+        fill_value=0,
+        dimension_names=("z", "y", "x") if channels is None else ("c", "z", "y", "x"),
+    )
 
 
 def level_shape(shape: Triple, factor: Triple) -> Triple:

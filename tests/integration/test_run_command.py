@@ -211,3 +211,74 @@ def test_the_order_of_blocks_does_not_show(inputs, finished, tmp_path):
             assert (tmp_path / "run" / name).read_bytes() == path.read_bytes(), name
         else:
             assert results(run.directory, name) == results(finished, name), name
+
+
+def test_a_run_that_was_moved_goes_on_where_it_is(axonloom, inputs, run_dir, finished):
+    before = ledgers(run_dir)
+    for target in (run_dir / "config.yaml", run_dir):
+        done = axonloom("run", target)
+        assert done.code == 0, done.err
+        assert ledgers(run_dir) == before
+    assert not (run_dir / "run").exists()
+
+
+def test_a_lost_chunk_is_an_error_and_not_zeros(axonloom, inputs, run_dir, tmp_path):
+    values = values_of(inputs, run_dir)
+    lost = next(path for path in (run_dir / "image.zarr/0/c").rglob("*") if path.is_file())
+    content = lost.read_bytes()
+    lost.unlink()
+    values["ingest"]["low_percentile"] = 2.0
+    del values["input"]["affinities"], values["input"]["skeletons"]
+    # The statistics come from tables; the pyramid of the changed number of levels needs voxels.
+    values["ingest"]["levels"] = 2
+    config = save(tmp_path / "config.yaml", values)
+    done = axonloom("run", config)
+    assert done.code == 1
+    assert "image.zarr: chunk (" in done.err
+    assert "is gone" in done.err
+    assert "ledger/ingest.jsonl" in done.err
+    lost.write_bytes(content)
+    done = axonloom("run", config)
+    assert done.code == 0, done.err
+
+
+def test_another_number_of_levels_computes_the_pyramid_alone(axonloom, inputs, run_dir, tmp_path):
+    before = ledgers(run_dir)
+    values = values_of(inputs, run_dir)
+    values["ingest"]["levels"] = 0
+    assert axonloom("run", save(tmp_path / "a.yaml", values)).code == 0
+    assert not (run_dir / "image.zarr" / "1").exists()
+    after = ledgers(run_dir)
+    assert {name for name in before if before[name] != after[name]} == {"pyramid"}
+    assert axonloom("run", save(tmp_path / "b.yaml", values_of(inputs, run_dir))).code == 0
+    levels = json.loads((run_dir / "image.zarr/zarr.json").read_text())
+    assert len(levels["attributes"]["ome"]["multiscales"][0]["datasets"]) == 2
+    volume = Volume.open(run_dir / "image.zarr").level(1)
+    assert volume.read(volume.roi).any()
+
+
+def test_scores_of_an_earlier_configuration_are_not_shown(axonloom, inputs, run_dir, tmp_path):
+    values = values_of(inputs, run_dir)
+    del values["input"]["skeletons"]
+    done = axonloom("run", save(tmp_path / "config.yaml", values))
+    assert done.code == 0, done.err
+    assert "normalized ERL" not in done.out
+    assert "nERL" not in done.out
+    report = (run_dir / "report.html").read_text()
+    assert "neuron_001" not in report
+
+
+def test_a_network_is_not_used_on_images_made_otherwise(axonloom, inputs, tmp_path):
+    from pipeline.learning.checkpoint import save_model
+    from pipeline.learning.model import AffinityUNet
+    from pipeline.learning.settings import NetworkSettings, TrainSettings
+
+    network = AffinityUNet(NetworkSettings(width=2, levels=2))
+    save_model(tmp_path / "net", network, TrainSettings(), {}, normalisation="something else")
+    given = ["--image", inputs / "image.zarr", "--voxel-size", 1000, 400, 400]
+    done = axonloom(
+        "predict", *given, "--checkpoint", tmp_path / "net", "--out", tmp_path / "o", "--serial"
+    )
+    assert done.code == 2
+    assert "in which something else" in done.err
+    assert not (tmp_path / "o").exists()

@@ -32,7 +32,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         model.head.weight.mul_(40.0)  # affinities over the whole range
     directory = tmp_path_factory.mktemp("model")
-    save_model(directory, model, TrainSettings(normalisation="none"), {})
+    save_model(directory, model, TrainSettings(), {}, normalisation="none")
     return directory
 
 

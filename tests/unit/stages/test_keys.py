@@ -47,7 +47,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "regions.score.end": ([32, 32, 24], SCORED),
     "ingest.block": ([32, 32, 32], ALL),
     "ingest.chunk": ([16, 16, 16], ALL),
-    "ingest.levels": (0, ALL),
+    "ingest.levels": (0, {"pyramid"}),
     "ingest.low_percentile": (2.0, NORMALISED),
     "ingest.high_percentile": (98.0, NORMALISED),
     "ingest.mask_sigma": (3.0, NORMALISED),

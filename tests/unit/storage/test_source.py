@@ -73,3 +73,18 @@ def test_labels_are_unsigned_integers(tmp_path):
     tifffile.imwrite(tmp_path / "f.tif", DATA.astype(np.float32))
     with pytest.raises(DtypeError, match="got float32"):
         read_labels(tmp_path / "f.tif", ROI)
+
+
+def test_planes_without_leading_zeros_are_in_the_order_of_their_numbers(tmp_path):
+    for z in range(12):
+        tifffile.imwrite(tmp_path / f"p{z + 1}.tif", np.full((4, 5), z, np.uint8))
+    (tmp_path / "._p1.tif").write_bytes(b"not an image")
+    source = open_source(tmp_path)
+    assert source.read(Roi((0, 0, 0), (12, 4, 5)))[:, 0, 0].tolist() == list(range(12))
+
+
+def test_a_colour_picture_is_no_volume(tmp_path):
+    picture = np.zeros((20, 30, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb")
+    with pytest.raises(ShapeError, match="samples of a pixel"):
+        open_source(tmp_path / "a.tif")

@@ -78,6 +78,23 @@ def test_leading_axes_of_length_one_are_hidden(tmp_path):
     assert volume.read(Roi((1, 1, 1), (1, 1, 2))).reshape(-1).tolist() == [37, 38]
 
 
+def test_one_channel_is_no_channel_axis(tmp_path):
+    array = zarr.create_array(tmp_path / "f.zarr", shape=(1, 4, 5, 6), dtype="u1")
+    array[:] = np.arange(120, dtype=np.uint8).reshape(1, 4, 5, 6)
+    volume = Volume.open(tmp_path / "f.zarr")
+    assert volume.channels is None
+    assert (volume.read(volume.roi) == array[0]).all()
+
+
+def test_levels_can_be_replaced(tmp_path):
+    volume = create(tmp_path / "a.zarr", level_factors=[(1, 2, 2), (2, 4, 4)])
+    volume.write(volume.roi, np.ones(volume.shape, np.uint16))
+    volume.set_levels([(2, 2, 2)])
+    assert volume.level(1).shape == (10, 15, 20)
+    assert not (tmp_path / "a.zarr" / "2").exists()
+    assert Volume.open(tmp_path / "a.zarr").read(volume.roi).all()
+
+
 def test_group_with_one_array_opens(tmp_path):
     group = zarr.create_group(tmp_path / "g.zarr")
     group.create_array("raw", shape=(4, 5, 6), dtype="u1")
