@@ -318,7 +318,7 @@ def segment(
     section["thresholds"] = tuple(threshold or (0.5,))
     given = _given(affinities=affinities.resolve(), voxel_size_nm=voxel_size)
     config = _config(out, workers, serial, input=given, segment=section)
-    stages = ("fragments", "stitch", "edges", "agglomerate", "relabel")
+    stages = ("fragments", "stitch", "edges", "agglomerate", "collect", "relabel")
     _execute(config, stages, overwrite=overwrite, order=order, seed=seed)
 
 
@@ -383,6 +383,74 @@ def evaluate(
     from flows.launch import print_scores
 
     print_scores(out)
+
+
+@app.command()
+def sweep(
+    segmentation: Annotated[
+        Path, typer.Argument(help="Output folder of `axonloom segment` or `axonloom run`.")
+    ],
+    out: Out,
+    skeletons: Annotated[
+        Path | None, typer.Option("--skeletons", help="SWC file, folder or zip.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Dense true labels: zarr or TIFF.")
+    ] = None,
+    thresholds: Annotated[
+        str | None,
+        typer.Option("--thresholds", metavar="FROM:TO:STEP", help="Such as 0.2:0.9:0.05."),
+    ] = None,
+    threshold: Annotated[
+        list[float] | None, typer.Option("--threshold", help="One more; repeatable.")
+    ] = None,
+    voxel_size: VoxelSize = None,
+    axes: Annotated[str, typer.Option("--axes", help="Order of the SWC columns.")] = "xyz",
+    swc_unit: Annotated[str, typer.Option("--swc-unit", help="voxel, um or nm.")] = "voxel",
+    offset: Annotated[
+        Size, typer.Option("--offset", metavar="Z Y X", help="Voxels added to the tracing.")
+    ] = (0.0, 0.0, 0.0),
+    flip: Annotated[
+        list[str] | None, typer.Option("--flip", help="Axis that runs backwards; repeatable.")
+    ] = None,
+    out_of_bounds: Annotated[str, typer.Option("--out-of-bounds", help="zero, drop, raise.")] = (
+        "zero"
+    ),
+    repair: Annotated[bool, typer.Option("--repair/--no-repair", help="Close gaps first.")] = True,
+    max_gap_nm: Annotated[float | None, typer.Option("--max-gap-nm")] = None,
+    merge_min_nodes: Annotated[int, typer.Option("--merge-min-nodes", min=1)] = 1,
+    merge_min_nm: Annotated[float, typer.Option("--merge-min-nm", min=0)] = 0.0,
+    workers: Workers = None,
+    serial: Serial = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score many thresholds of a segmentation without reading a voxel twice: OUT/sweep.json.
+
+    Thresholds reach from 1 down to the lowest that the segmentation was made with; by default 21
+    over that range. A second sweep into the same --out (with --overwrite) reads no voxel at all.
+    Scores are those before small segments are dropped (--min-voxels of the segmentation).
+    """
+    from flows.sweep import parse_thresholds, run_sweep, segmentation_inputs, tell_sweep
+
+    if skeletons is None and labels is None:
+        raise InputError("sweep: give --skeletons, --labels or both to score by")
+    given = _given(
+        **segmentation_inputs(segmentation, out),
+        skeletons=_absolute(skeletons),
+        labels=_absolute(labels),
+        voxel_size_nm=voxel_size,
+        swc={"axes": axes, "unit": swc_unit, "offset": offset, "flip": tuple(flip or ())},
+    )
+    section = {
+        "repair": repair,
+        "max_gap_nm": max_gap_nm,
+        "merge_min_nodes": merge_min_nodes,
+        "merge_min_nm": merge_min_nm,
+        "out_of_bounds": out_of_bounds,
+    }
+    wanted = _given(thresholds=parse_thresholds(thresholds, threshold))
+    config = _config(out, workers, serial, input=given, evaluate=section, sweep=wanted)
+    tell_sweep(run_sweep(config, replace_output=overwrite), segmentation)
 
 
 @app.command()

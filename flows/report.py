@@ -30,9 +30,9 @@ from pipeline.report.facts import (
 )
 from pipeline.report.page import ReportData, render_report
 from pipeline.stages import plan
+from pipeline.stages.fragments import fragments_grid
 from pipeline.stages.project import projection_grid, projections
 from pipeline.stages.run import Run
-from pipeline.stages.segmentation import fragments_grid
 from pipeline.stages.skeletonize import read_joined
 from pipeline.storage.atomic import write_text
 from pipeline.storage.tables import read_table

@@ -58,6 +58,10 @@ class InputConfig(StrictModel):
     """zarr (3, z, y, x), uint8, uint16 or float32 in [0, 1]; replaces the stages before."""
     segments: Path | None = None
     """zarr or TIFF labels; replaces the segmentation stages."""
+    fragments: Path | None = None
+    """fragments.zarr of a finished segmentation; read by `axonloom sweep` alone."""
+    history: Path | None = None
+    """history.arrow of the same segmentation; read by `axonloom sweep` alone."""
 
 
 class RegionConfig(StrictModel):
@@ -141,6 +145,9 @@ class SegmentConfig(StrictModel):
 
     block: VoxelTriple = (128, 128, 128)
     """Block of the work; the result does not depend on it."""
+    group: VoxelTriple = (1024, 1024, 1024)
+    """What one step of agglomeration holds, rounded up to whole blocks; larger volumes are done by
+    a tree of groups. The result does not depend on it."""
     tune: bool = True
     """Choose low, high and threshold by normalized ERL on the training region, if there are
     tracings; the values below are then only the fall-back."""
@@ -195,6 +202,22 @@ class EvaluateConfig(StrictModel):
     """Score threshold + connected components of the image beside the segmentation."""
     baseline_threshold: float | None = None
     """Image value of the baseline; null chooses it on the training region by normalized ERL."""
+
+
+class SweepConfig(StrictModel):
+    """Scores over agglomeration thresholds; used by `axonloom sweep`."""
+
+    thresholds: tuple[float, ...] | None = None
+    """In [0, 1]; null takes 21 from the lower end of the merge history to 1."""
+
+    @field_validator("thresholds")
+    @classmethod
+    def _in_range(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if values is None:
+            return None
+        if not values or not all(0 <= v <= 1 for v in values):
+            raise ValueError(f"expected one or more thresholds in [0, 1], got {values}")
+        return tuple(sorted(set(values)))
 
 
 class ProofreadConfig(StrictModel):
@@ -263,6 +286,7 @@ class RunConfig(StrictModel):
     segment: SegmentConfig = SegmentConfig()
     skeletonize: SkeletonizeConfig = SkeletonizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    sweep: SweepConfig = SweepConfig()
     proofread: ProofreadConfig = ProofreadConfig()
     execution: ExecutionConfig = ExecutionConfig()
 
@@ -286,6 +310,11 @@ def parse_config(values: Any, source: str = "configuration") -> RunConfig:
         raise ConfigError(f"{source}:\n{_explain(error)}") from error
 
 
+_INPUT_PATHS = (
+    "image", "labels", "skeletons", "checkpoint", "affinities", "segments", "fragments", "history",
+)  # fmt: skip
+
+
 def load_config(path: Path) -> RunConfig:
     """Read a YAML configuration; input paths become absolute.
 
@@ -301,7 +330,7 @@ def load_config(path: Path) -> RunConfig:
     values = _expand(values)
     if isinstance(values, dict) and isinstance(values.get("input"), dict):
         base = path.resolve().parent
-        for name in ("image", "labels", "skeletons", "checkpoint", "affinities", "segments"):
+        for name in _INPUT_PATHS:
             if isinstance(values["input"].get(name), str):
                 values["input"][name] = str((base / values["input"][name]).resolve())
     return parse_config(values, str(path))

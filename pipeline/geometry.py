@@ -164,6 +164,11 @@ class BlockGrid:
         counts = zip(self.volume.shape, self.block_shape, strict=True)
         return triple(tuple(-(-v // b) for v, b in counts))
 
+    @property
+    def rounds(self) -> tuple[range, ...]:
+        """All blocks in one: none needs another to be done before."""
+        return (range(len(self)),)
+
     def __len__(self) -> int:
         z, y, x = self.cells
         return z * y * x

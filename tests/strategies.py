@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -47,6 +49,55 @@ def affinities(
 def affinity_volumes(draw: st.DrawFn, max_side: int = 7) -> NDArray:
     """Affinities of a whole small volume of any shape, uint8 or uint16."""
     return draw(affinities(draw(shapes(max_side))))
+
+
+@st.composite
+def stored_affinities(draw: st.DrawFn) -> NDArray:
+    """Affinities of a whole volume as they lie on disk: uint8, uint16, or float32 in [0, 1].
+
+    Few distinct values, so that scores tie, in cells of equal value. The floats are those of uint8
+    or lie beside them, where several round to the same integer.
+    """
+    side = st.sampled_from([6, 5, 4, 3, 6, 5, 1, 2])  # seldom so thin that little can happen
+    shape = draw(st.tuples(side, side, side))
+    dtype = draw(st.sampled_from([np.uint8, np.uint16, np.float32]))
+    top = 65535 if dtype == np.uint16 else 255
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    palette = rng.integers(0, top + 1, draw(st.integers(2, 6)))
+    coarse = draw(st.integers(1, 3))
+    drawn = palette[rng.integers(0, len(palette), (3, *(-(-n // coarse) for n in shape)))]
+    for axis in (1, 2, 3):
+        drawn = np.repeat(drawn, coarse, axis=axis)
+    drawn = np.ascontiguousarray(drawn[:, : shape[0], : shape[1], : shape[2]])
+    if dtype != np.float32:
+        return drawn.astype(dtype)
+    beside = rng.choice([0.0, 0.49, -0.49, 0.51], drawn.shape) * draw(st.booleans())
+    values = np.clip((drawn + beside) / 255, 0, 1).astype(np.float32)
+    # 0.5 is the one float32 whose 255-fold lies exactly between two integers.
+    values[rng.random(values.shape) < 0.2 * draw(st.booleans())] = 0.5
+    return values
+
+
+@st.composite
+def any_block_shapes(draw: st.DrawFn, volume: Triple, max_blocks: int = 60) -> Triple:
+    """As `block_shapes`, and blocks that are larger than the volume, but no more than so many."""
+    sides = [draw(st.integers(1, n + 2)) for n in volume]
+    while math.prod(-(-n // side) for n, side in zip(volume, sides, strict=True)) > max_blocks:
+        sides[sides.index(min(sides))] += 1
+    z, y, x = sides
+    return z, y, x
+
+
+def fractions_near(values: NDArray, *, least: float = 0.0) -> st.SearchStrategy[float]:
+    """Thresholds in [least, 1]: floats of any kind, and those that some affinity just passes.
+
+    Args:
+        values: affinities, uint8, uint16 or float32.
+        least: the smallest threshold.
+    """
+    scale = 1.0 if values.dtype == np.float32 else float(np.iinfo(values.dtype).max)
+    exact = sorted({float(v) / scale for v in np.unique(values)} | {least, 1.0})
+    return st.one_of(st.sampled_from([x for x in exact if x >= least]), st.floats(least, 1.0))
 
 
 @st.composite

@@ -114,15 +114,20 @@ def run_stage(
     try:
         prepare_outputs(stage, run, key, ledger, replace=replace)
         report = _report_so_far(stage, ledger, len(grid), run.roi.size)
-        todo = [i for i in range(len(grid)) if not _complete(ledger, i)]
-        wanted = order.arrange(list(_mask(stage, run, ledger, todo, report)))
-        progress(report)
         task = partial(run_block, stage, run, tries=run.config.execution.tries)
-        # Nothing to do starts no cluster. Closed in any case: what waits is cancelled.
-        if wanted:
-            outcomes = executor.map(task, wanted, name=stage.name, resources=stage.resources(run))
-            with closing(outcomes):
-                _collect(outcomes, ledger, report, progress, began)
+        for blocks in grid.rounds:
+            todo = [i for i in blocks if not _complete(ledger, i)]
+            wanted = order.arrange(list(_mask(stage, run, ledger, todo, report)))
+            progress(report)
+            # Nothing to do starts no cluster. Closed in any case: what waits is cancelled.
+            if wanted:
+                outcomes = executor.map(
+                    task, wanted, name=stage.name, resources=stage.resources(run)
+                )
+                with closing(outcomes):
+                    _collect(outcomes, ledger, report, progress, began)
+            if report.failed:
+                break  # the next round reads what this one did not write
         if report.complete == report.blocks:
             ledger.set_finished()
     finally:

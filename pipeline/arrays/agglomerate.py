@@ -22,20 +22,25 @@ run-time ids, for chunked agglomeration as in Lu et al. 2021, arXiv:2106.10795.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.arrays.components import (
+    Merged,
+    check_rows,
+    merge_rows,
+    pack_keys,
+    scores,
+    unpack_keys,
+)
 from pipeline.arrays.edges import EdgeTable, sum_edges
 from pipeline.arrays.labels import SparseMap
 from pipeline.arrays.merge_order import history_order
-from pipeline.arrays.merging import solve_components
 from pipeline.errors import InputError
-
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,30 +81,55 @@ def agglomerate(table: EdgeTable, threshold: float, scale: int = 255) -> MergeHi
         InputError: threshold outside [0, 1], another scale, a row without faces or with a mean
             above `scale` (sums of another data type), more than 2^31 fragments.
     """
-    _check(table, threshold, scale)
+    check_rows(table.affinity_sum, table.face_count, threshold, scale)
     table = sum_edges([table])
-    passing = _scores(table.affinity_sum, table.face_count, scale) >= threshold
-    ids = np.union1d(table.u[passing], table.v[passing])
-    if len(ids) >= 2**31:
-        raise InputError(f"{len(ids)} fragments in one table; agglomerate groups of blocks instead")
-    # Fragments without a passing edge never merge, and an edge to one never passes.
-    u, v = _positions(ids, table.u), _positions(ids, table.v)
-    component = _components(u, v, passing, len(ids))
-    rows = _group_rows(u, v, component)
-    merges = solve_components(
-        u, v, table.affinity_sum, table.face_count, component, *rows, float(threshold), float(scale)
+    columns = (table.u, table.v), table.affinity_sum, table.face_count
+    return history_of(merge_rows(*columns, threshold, scale), threshold, scale)
+
+
+def history_of(merged: Merged, threshold: float, scale: int) -> MergeHistory:
+    """The merges in their order, under their ids."""
+    order = history_order(merged.affinity_sum, merged.face_count, merged.key)
+    return MergeHistory(
+        merged.affinity_sum[order],
+        merged.face_count[order],
+        *unpack_keys(merged.key_ids, merged.key[order]),
+        merged.nodes[merged.kept[order]],
+        merged.nodes[merged.absorbed[order]],
+        float(threshold),
+        scale,
     )
-    total, count, key, kept, absorbed = merges
+
+
+def merge_histories(histories: Sequence[MergeHistory]) -> MergeHistory:
+    """One history of groups that share no merge, such as those of `agglomerate_group`.
+
+    Raises:
+        InputError: no history, different thresholds or scales, or a merge comes twice.
+    """
+    settings = {(history.threshold, history.scale) for history in histories}
+    if len(settings) != 1:
+        raise InputError(
+            "histories to be united need one (threshold, scale), got "
+            f"{sorted(settings) or 'no history'}"
+        )
+    total, count, key_u, key_v, kept, absorbed = (
+        np.concatenate([getattr(history, name) for history in histories])
+        for name in ("affinity_sum", "face_count", "key_u", "key_v", "kept", "absorbed")
+    )
+    key = pack_keys(key_u, key_v)[1]
     order = history_order(total, count, key)
-    key = key[order]
+    if (key[order[1:]] == key[order[:-1]]).any():
+        raise InputError("a merge comes twice: give each group's history once")
+    threshold, scale = settings.pop()
     return MergeHistory(
         total[order],
         count[order],
-        ids[(key >> _HALF).astype(np.int64)],
-        ids[(key & _LOW).astype(np.int64)],
-        ids[kept[order]],
-        ids[absorbed[order]],
-        float(threshold),
+        key_u[order],
+        key_v[order],
+        kept[order],
+        absorbed[order],
+        threshold,
         scale,
     )
 
@@ -119,7 +149,7 @@ def fragment_to_segment(history: MergeHistory, threshold: float) -> SparseMap:
             f"this history was recorded down to {history.threshold} and holds thresholds from "
             f"there to 1, got {threshold}; agglomerate again with a lower threshold"
         )
-    below = _scores(history.affinity_sum, history.face_count, history.scale) < threshold
+    below = scores(history.affinity_sum, history.face_count, history.scale) < threshold
     merges = int(below.argmax()) if below.any() else len(history)
     order = np.argsort(history.absorbed[:merges])
     ids, kept = history.absorbed[:merges][order], history.kept[:merges][order]
@@ -128,106 +158,6 @@ def fragment_to_segment(history: MergeHistory, threshold: float) -> SparseMap:
     at = np.minimum(np.searchsorted(ids, kept), merges - 1)
     at[ids[at] != kept] = -1
     return ids, _follow(kept, at)
-
-
-def _scores(
-    affinity_sum: NDArray[np.uint64], face_count: NDArray[np.uint64], scale: int
-) -> NDArray[np.float64]:
-    """The float64 scores that thresholds are compared with: sum / count / scale, in this order."""
-    scores: NDArray[np.float64] = affinity_sum / face_count / scale
-    return scores
-
-
-def _check(table: EdgeTable, threshold: float, scale: int) -> None:
-    if not 0.0 <= threshold <= 1.0:
-        raise InputError(f"a threshold lies in [0, 1], got {threshold}")
-    if scale not in (255, 65535):
-        raise InputError(f"scale is 255 (uint8) or 65535 (uint16), got {scale}")
-    if not table.face_count.all():
-        raise InputError("an edge without faces: each row of an edge table counts at least one")
-    means = table.affinity_sum / table.face_count
-    if len(table) and means.max() > scale:
-        raise InputError(
-            f"a mean affinity of {means.max():.6g} with scale {scale}: the sums are of another "
-            "data type; use scale 65535 for uint16"
-        )
-    if table.affinity_sum.sum(dtype=np.float64) >= 2.0**64 * (1 - 1e-12):
-        raise InputError("the affinity sums of the table do not fit 64 bits together")
-
-
-@njit(cache=True, nogil=True)
-def _positions(ids: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Position of each end in `ids`, -1 where it is not there."""
-    # Neighbouring rows walk nearly the same way down, so the steps stay in the cache.
-    at = np.empty(ends.size, np.int32)
-    for k in range(ends.size):
-        begin, end = 0, ids.size
-        while begin < end:
-            middle = (begin + end) >> 1
-            if ids[middle] < ends[k]:
-                begin = middle + 1
-            else:
-                end = middle
-        at[k] = begin if begin < ids.size and ids[begin] == ends[k] else -1
-    return at
-
-
-@njit(cache=True, nogil=True)
-def _components(u: np.ndarray, v: np.ndarray, passing: np.ndarray, n: int) -> np.ndarray:
-    """(n,) int32: number of the component of each node, by its smallest member."""
-    parent = np.arange(n).astype(np.int32)
-    for k in range(u.size):
-        if not passing[k]:
-            continue
-        a, b = u[k], v[k]
-        while parent[a] != a:
-            parent[a] = parent[parent[a]]
-            a = parent[a]
-        while parent[b] != b:
-            parent[b] = parent[parent[b]]
-            b = parent[b]
-        if a < b:
-            parent[b] = a
-        else:
-            parent[a] = b
-    found = 0
-    for i in range(n):  # parents are smaller and numbered before
-        if parent[i] == i:
-            parent[i] = found
-            found += 1
-        else:
-            parent[i] = parent[parent[i]]
-    return parent
-
-
-@njit(cache=True, nogil=True)
-def _group_rows(
-    u: np.ndarray, v: np.ndarray, component: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows with both ends in one component, grouped by it; where each group starts; the same
-    starts of its nodes.
-    """
-    groups = 0
-    for i in range(component.size):
-        groups = max(groups, component[i] + 1)
-    first_node = np.zeros(groups + 1, np.int64)
-    first_row = np.zeros(groups + 1, np.int64)
-    for i in range(component.size):
-        first_node[component[i] + 1] += 1
-    for k in range(u.size):
-        if u[k] >= 0 and v[k] >= 0 and component[u[k]] == component[v[k]]:
-            first_row[component[u[k]] + 1] += 1
-    for g in range(groups):
-        first_node[g + 1] += first_node[g]
-        first_row[g + 1] += first_row[g]
-    rows = np.empty(first_row[groups], np.int64)
-    at = first_row[:groups].copy()
-    for k in range(u.size):
-        if u[k] >= 0 and v[k] >= 0 and component[u[k]] == component[v[k]]:
-            g = component[u[k]]
-            rows[at[g]] = k
-            at[g] += 1
-    return rows, first_row, first_node
 
 
 @njit(cache=True, nogil=True)

@@ -178,11 +178,11 @@ def finish(
     parent: np.ndarray,
     offset: Triple,
     volume: Triple,
-    labels: np.ndarray,
+    positions: np.ndarray,
     ids: np.ndarray,
     voxels: np.ndarray,
 ) -> np.ndarray:
-    """Pass 3. Fills labels, ids and voxels; returns the pair table of the contacts.
+    """Pass 3. Fills positions, ids and voxels; returns the pair table of the contacts.
 
     Roots are the minima of their sets, so in scan order a voxel's parent is finished before it:
     `parent` turns into the component's position in `ids` behind the scan.
@@ -209,7 +209,7 @@ def finish(
                         seen += 1
                     else:
                         parent[i] = parent[parent[i]]
-                    labels[z, y, x] = ids[parent[i]]
+                    positions[z, y, x] = parent[i] + 1
                     voxels[parent[i]] += np.uint64(1)
                 # Room for all contacts of the run, so that no check is needed between them.
                 if 2 * (used + 3 * _RUN) > table.shape[0]:

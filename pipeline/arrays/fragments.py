@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pipeline.arrays.edges import EdgeTable, table_of_pairs
 from pipeline.arrays.fragment_kernels import active_runs, finish, join
 from pipeline.arrays.labels import Affinities, Labels, affinity_scale
+from pipeline.arrays.relabel import name_positions
 from pipeline.errors import InputError, ShapeError
 from pipeline.geometry import Roi, Triple, check_indexable, triple
 
@@ -57,19 +58,31 @@ class BlockFragments:
     """The fragments of one block before stitching.
 
     Attributes:
-        labels: (z, y, x) uint64 over the write ROI: 1 + the smallest linear index in the volume
-            of the local component; 0 background.
-        ids: (n,) uint64, the local labels, increasing.
+        positions: (z, y, x) uint32 over the write ROI: k stands for the label ids[k - 1], 0 for
+            background.
+        ids: (n,) uint64, the local labels, increasing: 1 + the smallest linear index in the volume
+            of each local component.
         voxels: (n,) uint64, how many voxels each has.
         edges: contacts between different local fragments inside the write ROI.
         faces: (axis, side) -> record, side 0 lower and 1 upper; None on the volume's border.
     """
 
-    labels: Labels
+    positions: NDArray[np.uint32]
     ids: NDArray[np.uint64]
     voxels: NDArray[np.uint64]
     edges: EdgeTable
     faces: dict[tuple[int, int], FaceRecord | None]
+
+    @property
+    def labels(self) -> Labels:
+        """(z, y, x) uint64, the local label of each voxel; a fresh array."""
+        return _labels(self.positions, self.ids)
+
+
+def _labels(positions: NDArray[np.uint32], ids: NDArray[np.uint64]) -> Labels:
+    out = np.zeros(positions.shape, np.uint64)
+    name_positions(positions, ids, out)
+    return out
 
 
 def extract_fragments(
@@ -93,7 +106,7 @@ def extract_fragments(
         low: smallest integer affinity that makes foreground, at least 1.
         high: smallest integer affinity that always joins, at least `low`.
 
-    Temporary memory: 5 bytes per voxel beside the 8 of the labels, and 24 to 48 per pair of
+    Temporary memory: 5 bytes per voxel beside the 4 of the positions, and 24 to 48 per pair of
     touching local fragments.
 
     Raises:
@@ -109,17 +122,17 @@ def extract_fragments(
     shape = triple(write_shape, "write_shape")
     active = active_runs(used, skip, shape, kind(low))
     flags = np.zeros(shape, np.uint8)
-    labels = np.zeros(shape, np.uint64)
+    positions = np.zeros(shape, np.uint32)
     ids, voxels, edges = np.zeros(0, np.uint64), np.zeros(0, np.uint64), EdgeTable.empty()
     if active.any():
-        parent = np.empty(labels.size, np.int32)
+        parent = np.empty(positions.size, np.int32)
         count = join(used, active, skip, kind(low), kind(high), flags, parent)
         ids, voxels = np.empty(count, np.uint64), np.zeros(count, np.uint64)
         whole = triple(volume_shape, "volume_shape")
-        pairs = finish(used, active, flags, parent, offset, whole, labels, ids, voxels)
+        pairs = finish(used, active, flags, parent, offset, whole, positions, ids, voxels)
         edges = table_of_pairs(pairs, ids)
-    faces = _face_records(used, labels, flags, offset, volume_shape)
-    return BlockFragments(labels, ids, voxels, edges, faces)
+    faces = _face_records(used, positions, ids, flags, offset, volume_shape)
+    return BlockFragments(positions, ids, voxels, edges, faces)
 
 
 def _check(
@@ -156,21 +169,29 @@ def _check(
 
 def _face_records(
     affinities: Affinities,
-    labels: Labels,
+    positions: NDArray[np.uint32],
+    ids: NDArray[np.uint64],
     flags: NDArray[np.uint8],
     offset: Triple,
     volume: Triple,
 ) -> dict[tuple[int, int], FaceRecord | None]:
     faces: dict[tuple[int, int], FaceRecord | None] = {}
     for axis in range(3):
-        inside = labels.shape[axis]
+        inside = positions.shape[axis]
         faces[axis, LOWER] = faces[axis, UPPER] = None
         if offset[axis] > 0:
-            plane = tuple(slice(0, n) for n in np.delete(labels.shape, axis))
+            plane = tuple(slice(0, n) for n in np.delete(positions.shape, axis))
             crossing = np.take(affinities[axis], 0, axis=axis)[plane]
             joins = (np.take(flags, 0, axis=axis) >> axis & 1).astype(bool)
-            faces[axis, LOWER] = FaceRecord(np.take(labels, 0, axis=axis), joins, crossing.copy())
+            faces[axis, LOWER] = FaceRecord(_plane(positions, ids, axis, 0), joins, crossing.copy())
         if offset[axis] + inside < volume[axis]:
             joins = (np.take(flags, -1, axis=axis) >> (3 + axis) & 1).astype(bool)
-            faces[axis, UPPER] = FaceRecord(np.take(labels, -1, axis=axis), joins, None)
+            faces[axis, UPPER] = FaceRecord(_plane(positions, ids, axis, -1), joins, None)
     return faces
+
+
+def _plane(
+    positions: NDArray[np.uint32], ids: NDArray[np.uint64], axis: int, index: int
+) -> NDArray[np.uint64]:
+    plane = np.take(positions, [index], axis=axis)
+    return np.squeeze(_labels(plane, ids), axis=axis)

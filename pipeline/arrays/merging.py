@@ -1,7 +1,8 @@
 """Kernels of agglomeration: adjacency, and the merging of one component after the other.
 
 Nodes are positions in the sorted list of fragments, so that comparing positions compares ids; a key
-is the pair of positions u << 32 | v. See `agglomerate.py` for the algorithm.
+is a pair of positions u << 32 | v, in the same list or in one of its own. See `agglomerate.py` for
+the algorithm, `delayed.py` for what is frozen.
 """
 
 from __future__ import annotations
@@ -115,11 +116,12 @@ def _load(
     v: np.ndarray,
     sums: np.ndarray,
     counts: np.ndarray,
+    keys: np.ndarray,
     rows: np.ndarray,
     local: np.ndarray,
     n_nodes: int,
 ) -> None:
-    """Fill the scratch with the edges of one component."""
+    """Fill the scratch with the edges of one component; `keys` of each, or none: its own pair."""
     mask = _hash_size(rows.size) - 1
     graph.pairs[: mask + 1] = 0
     for node in range(n_nodes):
@@ -131,7 +133,7 @@ def _load(
         a, b = local[u[row]], local[v[row]]
         graph.sums[e] = sums[row]
         graph.counts[e] = counts[row]
-        graph.keys[e] = _pair(u[row], v[row])
+        graph.keys[e] = keys[e] if keys.size else _pair(u[row], v[row])
         _hang(graph, 2 * e, a)
         _hang(graph, 2 * e + 1, b)
         slot = _slot(graph.pairs, mask, _pair(a, b))
@@ -198,12 +200,16 @@ def _merge_component(
     graph: _Graph,
     n_edges: int,
     nodes: np.ndarray,
+    frozen: np.ndarray,
     threshold: float,
     scale: float,
     merges: _Merges,
     done: int,
 ) -> int:
-    """Merge the loaded component; returns the number of merges so far."""
+    """Merge the loaded component; returns the number of merges so far.
+
+    `frozen` is marked at the smallest member of a region.
+    """
     mask = _hash_size(n_edges) - 1
     heap, heap_edge = graph.heap, graph.heap_edge
     size = _fill_heap(graph, n_edges, threshold, scale)
@@ -225,14 +231,18 @@ def _merge_component(
         if not current:
             continue
         a, b = graph.ends[2 * e], graph.ends[2 * e + 1]
+        first, second = nodes[graph.smallest[a]], nodes[graph.smallest[b]]
+        if frozen[first] or frozen[second]:
+            # The edge stays as it is, out of the heap: between frozen ends nothing falls together.
+            frozen[first] = frozen[second] = True
+            continue
         if graph.length[a] < graph.length[b]:
             a, b = b, a
-        kept = min(graph.smallest[a], graph.smallest[b])
         merges.totals[done], merges.counts[done], merges.key[done] = total, count, key
-        merges.kept[done] = nodes[kept]
-        merges.absorbed[done] = nodes[max(graph.smallest[a], graph.smallest[b])]
+        merges.kept[done] = min(first, second)
+        merges.absorbed[done] = max(first, second)
         done += 1
-        graph.smallest[a] = kept
+        graph.smallest[a] = min(graph.smallest[a], graph.smallest[b])
         graph.ends[2 * e] = graph.ends[2 * e + 1] = -1
         _delete(graph.pairs, graph.edge_of, mask, _pair(a, b))
         _absorb(graph, a, b, mask)
@@ -259,11 +269,13 @@ def _scratch(n_edges: int, n_nodes: int) -> _Graph:
 
 
 @njit(cache=True, nogil=True)
-def solve_components(
+def merge_components(
     u: np.ndarray,
     v: np.ndarray,
     sums: np.ndarray,
     counts: np.ndarray,
+    keys: np.ndarray,
+    frozen: np.ndarray,
     component: np.ndarray,
     rows: np.ndarray,
     first_row: np.ndarray,
@@ -276,8 +288,12 @@ def solve_components(
     Args:
         u, v: (e,) int32 nodes of each row, u < v; -1 outside.
         sums, counts: (e,) uint64.
+        keys: (r,) uint64, one for each of `rows`; empty: the pair of the row's nodes.
+        frozen: (n,) bool, the nodes that do not merge; on return at the smallest member of every
+            region that has one of them in reach.
         component: (n,) int32 of each node.
-        rows: rows inside components, grouped; group g is rows[first_row[g]:first_row[g + 1]].
+        rows: (r,) int64, rows inside components, grouped; group g is
+            rows[first_row[g]:first_row[g + 1]].
         first_node: the same starts of the nodes, when they are grouped.
         threshold, scale: merge while sum / count / scale >= threshold.
     """
@@ -307,8 +323,9 @@ def solve_components(
     for g in range(groups):
         inside = nodes[first_node[g] : first_node[g + 1]]
         own = rows[first_row[g] : first_row[g + 1]]
-        _load(graph, u, v, sums, counts, own, local, inside.size)
-        done = _merge_component(graph, own.size, inside, threshold, scale, merges, done)
+        own_keys = keys[first_row[g] : first_row[g + 1]] if keys.size else keys
+        _load(graph, u, v, sums, counts, own_keys, own, local, inside.size)
+        done = _merge_component(graph, own.size, inside, frozen, threshold, scale, merges, done)
     return (
         merges.totals[:done],
         merges.counts[:done],

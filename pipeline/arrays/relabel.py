@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.arrays.labels import Labels, SparseMap
-from pipeline.errors import DtypeError, InputError, ShapeError
+from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 
 # Direct-mapped cache in front of the binary search: labels come back row after row.
 _CACHE_BITS = 12
@@ -91,6 +91,45 @@ def _replace(flat: np.ndarray, ids: np.ndarray, targets: np.ndarray, out: np.nda
                     answer[slot] = _target(label, ids, targets)
                 value = answer[slot]
         out[i] = value
+
+
+def name_positions(
+    positions: NDArray[np.uint32], names: NDArray[np.uint64], out: NDArray[np.uint64]
+) -> int:
+    """Write the name of every voxel that has one; gives how many got a name other than 0.
+
+    Args:
+        positions: (z, y, x) uint32; 0 is background, k stands for names[k - 1].
+        names: (n,) uint64.
+        out: (z, y, x) uint64, zero where positions are; background is not written.
+
+    Raises:
+        ShapeError: positions and out differ.
+        DataError: a position is beyond the names.
+    """
+    if positions.shape != out.shape:
+        raise ShapeError(f"positions of shape {positions.shape} into names of {out.shape}")
+    named = _name_positions(positions, names, out)
+    if named < 0:
+        raise DataError(f"a voxel has a position beyond {len(names)} names: tables do not match")
+    return int(named)
+
+
+@njit(cache=True, nogil=True)
+def _name_positions(positions: np.ndarray, names: np.ndarray, out: np.ndarray) -> int:
+    named = 0
+    for z in range(positions.shape[0]):
+        for y in range(positions.shape[1]):
+            row = positions[z, y]
+            for x in range(row.size):
+                if row[x] == 0:
+                    continue
+                if row[x] > names.size:
+                    return -1
+                name = names[row[x] - 1]
+                out[z, y, x] = name
+                named += name != 0
+    return named
 
 
 def restrict_lookup(

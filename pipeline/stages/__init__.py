@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.config import RunConfig
+from pipeline.stages.agglomerate import AGGLOMERATE
 from pipeline.stages.base import Stage
+from pipeline.stages.collect import COLLECT
+from pipeline.stages.edges import EDGES
 from pipeline.stages.evaluate import BASELINE, EVALUATE, NODE_LABELS
+from pipeline.stages.fragments import FRAGMENTS
 from pipeline.stages.ingest import INGEST, PYRAMID, STATISTICS
 from pipeline.stages.predict import PREDICT
 from pipeline.stages.project import PROJECT
 from pipeline.stages.proofread import EXPORT, PROOFREAD
-from pipeline.stages.segmentation import AGGLOMERATE, EDGES, FRAGMENTS, RELABEL, STITCH
+from pipeline.stages.relabel import RELABEL
 from pipeline.stages.skeletonize import JOIN, SKELETONIZE
+from pipeline.stages.stitch import STITCH
 from pipeline.stages.targets import TARGETS
 from pipeline.stages.train import TRAIN
 from pipeline.stages.tune import TUNE
@@ -72,6 +77,7 @@ _TABLE: tuple[tuple[Stage, Callable[[RunConfig], bool]], ...] = (
     (STITCH, _segments),
     (EDGES, _segments),
     (AGGLOMERATE, _segments),
+    (COLLECT, _segments),
     (RELABEL, _segments),
     (SKELETONIZE, _labelled),
     (JOIN, _labelled),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.geometry import Block, BlockGrid
+from pipeline.stages.block_tree import Grid
 from pipeline.stages.run import Run
 
 
@@ -50,7 +51,8 @@ class Stage:
         reads: artifacts it needs; their keys are part of its own.
         writes: artifacts it makes; removed when it starts anew.
         parameters: the part of the configuration that its output depends on.
-        grid: how it cuts its work; a stage of the whole volume has a grid of one block.
+        grid: how it cuts its work; a stage of the whole volume has a grid of one block, a reduction
+            has rounds.
         process: what one block does: read, call one function, write. Running it twice gives the
             same bytes.
         create: makes empty outputs before the first block; runs in the driver.
@@ -67,7 +69,7 @@ class Stage:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     parameters: Callable[[Run], Mapping[str, Any]]
-    grid: Callable[[Run], BlockGrid]
+    grid: Callable[[Run], Grid]
     process: Callable[[Block, Run], BlockResult]
     create: Callable[[Run], None] = _nothing
     wanted: Callable[[Block, Run], bool] = _everything

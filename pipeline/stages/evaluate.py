@@ -26,10 +26,15 @@ from pipeline.arrays.threshold import mask_affinities
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi
 from pipeline.stages.base import BlockResult, Stage, one_block
-from pipeline.stages.faces import holding_blocks, predecessor, read_face, write_faces
+from pipeline.stages.block_tables import (
+    holding_blocks,
+    predecessor,
+    read_faces,
+    write_record,
+)
 from pipeline.stages.ingest import statistics_of
+from pipeline.stages.relabel import output_grid
 from pipeline.stages.run import Run
-from pipeline.stages.segmentation import output_grid
 from pipeline.stages.truth import check_truth, scored_truth
 from pipeline.stages.tune import scoring_options
 from pipeline.storage.atomic import write_json, write_text
@@ -132,7 +137,7 @@ def _baseline(block: Block, run: Run) -> BlockResult:
         high=255,
     )
     write_node_labels("baseline", block, found.labels, run)
-    write_faces(run.block_file("baseline_faces", block.index), found)
+    write_record(run.block_file("baseline_faces", block.index), found)
     return BlockResult(stats={"components": len(found.ids)})
 
 
@@ -178,9 +183,9 @@ def _stitched_baseline(run: Run) -> list[NDArray[np.uint64]]:
             before = predecessor(grid, block, axis)
             if before is None:
                 continue
-            lower = read_face(run.block_file("baseline_faces", block.index), axis, LOWER)
-            upper = read_face(run.block_file("baseline_faces", before.index), axis, UPPER)
-            pairs.append(joined_pairs(lower, upper))
+            lower = read_faces(run.block_file("baseline_faces", block.index), LOWER, axis)
+            upper = read_faces(run.block_file("baseline_faces", before.index), UPPER, axis)
+            pairs.append(joined_pairs(lower[axis, LOWER], upper[axis, UPPER]))
     united = resolve(np.concatenate(pairs))
     return [apply_lookup(labels, *united) for labels in _gather("baseline", run)]
 

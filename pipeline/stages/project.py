@@ -17,8 +17,9 @@ from pipeline.report.projections import (
     affinity_strength,
 )
 from pipeline.stages.base import BlockResult, Stage
+from pipeline.stages.fragments import read_affinities
+from pipeline.stages.relabel import output_grid
 from pipeline.stages.run import Run
-from pipeline.stages.segmentation import output_grid, read_affinities
 from pipeline.storage.source import read_labels
 from pipeline.storage.tables import read_arrays, write_arrays
 

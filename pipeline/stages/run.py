@@ -32,10 +32,19 @@ ARTIFACTS = {
     "affinities": "affinities.zarr",
     "tuning": "tuning.json",
     "local_fragments": "scratch/fragments.zarr",
-    "faces": "scratch/faces",
-    "block_edges": "scratch/edges",
-    "block_counts": "scratch/counts",
-    "stitch": "stitch",
+    "block_records": "scratch/block_records",
+    "stitch_tree": "scratch/stitch_tree",
+    "stitch_told": "scratch/stitch_told",
+    "stitch": "scratch/stitch",
+    "block_graphs": "scratch/block_graphs",
+    "slabs": "scratch/slabs",
+    "merge_tree": "scratch/merge_tree",
+    "merge_runs": "scratch/merge_runs",
+    "merge_told": "scratch/merge_told",
+    "block_lookups": "scratch/block_lookups",
+    "segment_sizes": "scratch/segment_sizes",
+    "slab_sizes": "scratch/slab_sizes",
+    "slab_tables": "scratch/slab_tables",
     "edges": "edges",
     "history": "history",
     "lookup": "lookup",
@@ -49,6 +58,12 @@ ARTIFACTS = {
     "baseline_faces": "scratch/baseline_faces",
     "metrics": "metrics.json",
     "neurons": "neurons.csv",
+    "fragment_labels": "scratch/fragment_labels",
+    "contingency": "scratch/contingency",
+    "sweep": "sweep.json",
+    "sweep_table": "sweep.csv",
+    "sweep_picture": "sweep.png",
+    "sweep_drawing": "sweep.svg",
     "projections": "scratch/projections",
     "precomputed": "precomputed",
     "skeleton_layer": "precomputed/skeletons",
@@ -62,7 +77,13 @@ ARTIFACTS = {
 # Foreign inputs that take the place of an artifact.
 FOREIGN = ("checkpoint", "affinities", "segments")
 # Foreign inputs with a name of their own.
-SOURCES = {"source_image": "image", "source_labels": "labels", "source_skeletons": "skeletons"}
+SOURCES = {
+    "source_image": "image",
+    "source_labels": "labels",
+    "source_skeletons": "skeletons",
+    "source_fragments": "fragments",
+    "source_history": "history",
+}
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,11 @@ class Run:
 
     def ledger(self, stage: str) -> Ledger:
         """The ledger of a stage."""
-        return Ledger(self.directory / "ledger" / f"{stage}.jsonl")
+        return Ledger(self.ledger_file(stage))
+
+    def ledger_file(self, stage: str) -> Path:
+        """Where the ledger of a stage lies."""
+        return self.directory / "ledger" / f"{stage}.jsonl"
 
     @property
     def target_source(self) -> str:
@@ -142,9 +167,9 @@ class Run:
 
     @property
     def source(self) -> ImageSource:
-        """What fixes the working grid: the image, else the affinities, else the segments."""
+        """What fixes the working grid: the image, else affinities, segments or fragments."""
         given = self.config.input
-        for path in (given.image, given.affinities, given.segments):
+        for path in (given.image, given.affinities, given.segments, given.fragments):
             if path is not None:
                 return open_source(path)
         raise InputError("input: name an image, affinities or segments")

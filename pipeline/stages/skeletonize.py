@@ -17,7 +17,7 @@ from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi
 from pipeline.stages.base import BlockResult, Stage, one_block
-from pipeline.stages.faces import holding_blocks
+from pipeline.stages.block_tables import holding_blocks
 from pipeline.stages.run import Run
 from pipeline.storage.source import open_source, read_labels
 from pipeline.storage.tables import read_arrays, write_arrays

@@ -24,9 +24,9 @@ from pipeline.arrays.skeleton_nodes import labels_at_nodes
 from pipeline.arrays.threshold import mask_affinities
 from pipeline.geometry import Block, Roi, Triple, triple
 from pipeline.stages.base import BlockResult, Stage, one_block
+from pipeline.stages.fragments import read_affinities
 from pipeline.stages.ingest import statistics_of
 from pipeline.stages.run import Run
-from pipeline.stages.segmentation import read_affinities
 from pipeline.stages.truth import check_truth, cropped, training_truth
 from pipeline.storage.atomic import write_json
 

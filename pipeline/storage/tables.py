@@ -7,18 +7,21 @@ A table's columns have one length; `write_arrays` keeps arrays of any shapes sid
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from pipeline.errors import DataError
 from pipeline.storage.atomic import replacing
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+_SMALL_BYTES = 2**19
+# Rows of a batch of a long table: what a reader holds at least.
+_BATCH_ROWS = 2**20
 Columns = dict[str, NDArray[Any]]
 
 
@@ -28,6 +31,51 @@ def write_table(
     """Write columns of equal length as one Arrow file, with `meta` (JSON) in its schema."""
     batch = pa.table({name: pa.array(values) for name, values in columns.items()})
     _write(path, batch, dict(meta or {}))
+
+
+def write_long_table(
+    path: Path,
+    parts: Iterable[Mapping[str, NDArray[Any]]],
+    like: Mapping[str, DTypeLike],
+    meta: Mapping[str, Any] | None = None,
+) -> int:
+    """Write a table that never is in memory whole; gives the number of rows.
+
+    The bytes depend on the sequence of rows, not on how it is cut into parts.
+
+    Args:
+        path: of the file.
+        parts: the rows, in order; columns of equal length.
+        like: name and type of each column.
+        meta: JSON for the schema.
+    """
+    fields = [pa.field(name, pa.from_numpy_dtype(np.dtype(kind))) for name, kind in like.items()]
+    schema = pa.schema(fields, {"axonloom": json.dumps(dict(meta or {}))})
+    rows = 0
+    with (
+        replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema, options=_OPTIONS) as writer,
+    ):
+        for batch in _even_batches(parts, like):
+            writer.write_batch(pa.record_batch([pa.array(batch[n]) for n in like], schema=schema))
+            rows += len(next(iter(batch.values())))
+    return rows
+
+
+def _even_batches(
+    parts: Iterable[Mapping[str, NDArray[Any]]], like: Mapping[str, DTypeLike]
+) -> Iterator[Columns]:
+    """The same rows in batches of `_BATCH_ROWS`, the last one shorter."""
+    first = next(iter(like))
+    held = {name: np.zeros(0, kind) for name, kind in like.items()}
+    for part in parts:
+        held = {name: np.concatenate([held[name], part[name]]) for name in like}
+        while len(held[first]) >= _BATCH_ROWS:
+            yield {name: values[:_BATCH_ROWS] for name, values in held.items()}
+            held = {name: values[_BATCH_ROWS:] for name, values in held.items()}
+    if len(held[first]):
+        yield held
 
 
 def read_table(path: Path) -> Columns:
@@ -58,12 +106,12 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     _write(path, pa.table(columns), {"shapes": shapes})
 
 
-def read_arrays(path: Path) -> Columns:
-    """What `write_arrays` wrote; raises DataError as `read_table` does."""
-    table = _read(path)
+def read_arrays(path: Path, names: Container[str] | None = None) -> Columns:
+    """What `write_arrays` wrote, or those of it in `names`; raises DataError as `read_table`."""
+    table = _read(path, names)
     shapes = json.loads(table.schema.metadata[b"axonloom"])["shapes"]
     arrays = {}
-    for name in table.column_names:
+    for name in table.column_names if names is None else filter(names.__contains__, shapes):
         values = table.column(name).combine_chunks().values
         arrays[name] = values.to_numpy(zero_copy_only=False).reshape(shapes[name])
     return arrays
@@ -79,9 +127,15 @@ def _write(path: Path, table: pa.Table, meta: dict[str, Any]) -> None:
         writer.write_table(table)
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, names: Container[str] | None = None) -> pa.Table:
     try:
         with pa.OSFile(str(path), "rb") as source:
-            return pa.ipc.open_file(source).read_all()
+            reader = pa.ipc.open_file(source)
+            # To open a small file once more costs more than to read all of it.
+            if names is not None and source.size() > _SMALL_BYTES:
+                wanted = [i for i, name in enumerate(reader.schema.names) if name in names]
+                options = pa.ipc.IpcReadOptions(included_fields=wanted)
+                reader = pa.ipc.open_file(source, options=options)
+            return reader.read_all()
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: missing or damaged table: {error}") from error

@@ -131,7 +131,9 @@ class Volume:
             voxel_size_nm: z, y, x; None writes scale 1 without a unit.
             channels: length of a leading channel axis, stored in one chunk.
             level_factors: total downsampling z, y, x of each further level.
-            compressor: "zstd" (labels, images) or "lz4" (affinities: a third of the time).
+            compressor: "zstd" (images), "lz4" (affinities: a third of the time), "zstd-plain"
+                (labels: ids that repeat are shorter unshuffled, in two thirds of the time) or
+                "lz4-plain" (scratch labels).
         """
         if path.exists():
             raise InputError(f"{path} exists already")
@@ -286,7 +288,9 @@ def _open_store(location: str, driver: str, _mtime_ns: int, _inode: int) -> ts.T
 def _codecs(compressor: str) -> list[dict[str, Any]]:
     kinds = {
         "zstd": {"cname": "zstd", "clevel": 3, "shuffle": "shuffle"},
+        "zstd-plain": {"cname": "zstd", "clevel": 3, "shuffle": "noshuffle"},
         "lz4": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"},
+        "lz4-plain": {"cname": "lz4", "clevel": 1, "shuffle": "noshuffle"},
     }
     blosc = {"name": "blosc", "configuration": {**kinds[compressor], "blocksize": 0}}
     return [blosc, {"name": "crc32c"}]

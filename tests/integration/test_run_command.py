@@ -130,12 +130,13 @@ def test_a_changed_parameter_computes_what_depends_on_it(axonloom, inputs, run_d
     after = ledgers(run_dir)
     kept = {name for name in before if after[name] == before[name]}
     assert kept == {
-        "ingest", "statistics", "pyramid", "fragments", "stitch", "edges", "baseline",
+        "ingest", "statistics", "pyramid", "fragments", "stitch", "edges", "agglomerate",
+        "baseline",
     }  # fmt: skip
 
 
 def test_a_changed_block_gives_the_same_files(axonloom, inputs, run_dir, tmp_path):
-    names = ("fragments.zarr", "segments.zarr", "history", "lookup", "image.zarr")
+    names = ("fragments.zarr", "segments.zarr", "edges", "history", "lookup", "image.zarr")
     before = results(run_dir, *names)
     values = values_of(inputs, run_dir)
     values["segment"]["block"] = [32, 16, 23]

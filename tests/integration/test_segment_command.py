@@ -16,7 +16,7 @@ from pipeline.storage.volume import Volume
 SHAPE = (44, 70, 90)
 # Of the proportions of 256 x 256 x 256, 128 x 128 x 128, 96 x 70 x 110 and 8 x 256 x 256.
 BLOCKS = {"even": (22, 35, 45), "odd": (17, 19, 39), "pencil": (4, 70, 90), "slab": (44, 9, 90)}
-RESULTS = ("fragments.zarr", "segments.zarr", "history", "lookup")
+RESULTS = ("fragments.zarr", "segments.zarr", "edges", "history", "lookup")
 
 
 def random_affinities(seed=0):

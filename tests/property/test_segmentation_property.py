@@ -3,94 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from references import Rows, reference_edges, reference_fragments, reference_merges
 from strategies import affinity_volumes, block_shapes, edge_tables, thresholds
 
 from pipeline.arrays.agglomerate import agglomerate, fragment_to_segment
 from pipeline.arrays.edges import EdgeTable, cross_face_edges, map_edges, sum_edges
 from pipeline.arrays.fragments import BlockFragments, extract_fragments
 from pipeline.arrays.relabel import apply_lookup, restrict_lookup, sum_counts
-from pipeline.arrays.stitch import joined_pairs, merge_maps, resolve
+from pipeline.arrays.stitch import OpenFaces, join_boxes, joined_pairs, merge_maps, resolve
 from pipeline.geometry import BlockGrid, Roi, Triple
 
 QUICK = settings(deadline=None, max_examples=100, derandomize=True)
-Rows = dict[tuple[int, int], tuple[int, int]]
-
-
-# --- References: dictionaries, whole volume, straight from the definition
-
-
-def reference_fragments(affinities: NDArray, low: int, high: int) -> NDArray[np.uint64]:
-    shape = affinities.shape[1:]
-    edges = []
-    for voxel in np.ndindex(*shape):
-        for d in range(3):
-            if voxel[d] > 0:
-                before = tuple(p - (axis == d) for axis, p in enumerate(voxel))
-                edge_id = 3 * int(np.ravel_multi_index(voxel, shape)) + d
-                edges.append((-int(affinities[(d, *voxel)]), edge_id, voxel, before))
-    edges.sort()
-    neighbours = defaultdict(set)
-    pointed = set()
-    for negative, _, a, b in edges:
-        joined = -negative >= high
-        for end in (a, b):
-            if end not in pointed:
-                pointed.add(end)
-                joined |= -negative >= low
-        if joined:
-            neighbours[a].add(b)
-            neighbours[b].add(a)
-    labels = np.zeros(shape, np.uint64)
-    for voxel in np.ndindex(*shape):
-        if labels[voxel] or not neighbours[voxel]:
-            continue
-        todo = [voxel]
-        while todo:
-            v = todo.pop()
-            if not labels[v]:
-                labels[v] = 1 + np.ravel_multi_index(voxel, shape)
-                todo.extend(neighbours[v])
-    return labels
-
-
-def reference_edges(affinities: NDArray, labels: NDArray[np.uint64]) -> Rows:
-    rows: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
-    for voxel in np.ndindex(*labels.shape):
-        for d in range(3):
-            if voxel[d] > 0:
-                before = tuple(p - (axis == d) for axis, p in enumerate(voxel))
-                a, b = sorted((int(labels[voxel]), int(labels[before])))
-                if a and a != b:
-                    rows[a, b][0] += int(affinities[(d, *voxel)])
-                    rows[a, b][1] += 1
-    return {pair: (total, count) for pair, (total, count) in rows.items()}
-
-
-def reference_merges(rows: Rows, threshold: float, scale: int) -> list[tuple[int, ...]]:
-    """(sum, count, key_u, key_v, kept, absorbed) in the order of the merges."""
-    graph = {pair: (total, count, pair) for pair, (total, count) in rows.items()}
-    merges = []
-    while graph:
-        best = min(graph, key=lambda p: (-Fraction(graph[p][0], graph[p][1]), graph[p][2]))
-        total, count, key = graph.pop(best)
-        if total / count / scale < threshold:
-            break
-        kept, absorbed = best
-        merges.append((total, count, *key, kept, absorbed))
-        merged: dict[tuple[int, int], tuple[int, int, tuple[int, int]]] = {}
-        for (a, b), (s, c, k) in graph.items():
-            a, b = sorted(kept if end == absorbed else end for end in (a, b))
-            s0, c0, k0 = merged.get((a, b), (0, 0, k))
-            merged[a, b] = (s + s0, c + c0, min(k, k0))
-        graph = merged
-    return merges
 
 
 # --- The blockwise way
@@ -264,3 +193,45 @@ def test_edge_tables_add_in_any_grouping(tables: list[EdgeTable]) -> None:
     assert list(rows_of(together).items()) == sorted(expected.items())
     halves = sum_edges([sum_edges(tables[1:]), sum_edges(tables[:1])])
     assert list(rows_of(halves).items()) == sorted(expected.items())
+
+
+def open_faces(blocks: dict[Triple, BlockFragments], position: Triple) -> OpenFaces:
+    """The open faces of one block, from its faces and those that meet them."""
+    pairs, uppers = [], []
+    for axis in range(3):
+        before = blocks.get(tuple(p - (d == axis) for d, p in enumerate(position)))
+        lower, upper = blocks[position].faces[axis, 0], blocks[position].faces[axis, 1]
+        known = before is not None and lower is not None
+        pairs.append(
+            joined_pairs(lower, before.faces[axis, 1]) if known else np.zeros((0, 2), np.uint64)
+        )
+        labels = np.unique(upper.labels) if upper is not None else np.zeros(0, np.uint64)
+        labels = labels[labels > 0]
+        uppers.append(np.stack([labels, labels], axis=1))
+    return OpenFaces(tuple(pairs), tuple(uppers))
+
+
+@QUICK
+@given(st.data())
+def test_stitching_as_a_tree_equals_stitching_at_once(data: st.DataObject) -> None:
+    affinities = data.draw(affinity_volumes(max_side=6))
+    low, high = data.draw(thresholds(affinities))
+    grid = BlockGrid.over(affinities.shape[1:], data.draw(block_shapes(affinities.shape[1:])))
+    fan = data.draw(st.integers(2, 3))
+    blocks = {block.position: extract(affinities, block.write, low, high) for block in grid}
+    level = {position: open_faces(blocks, position) for position in blocks}
+    at_once = resolve(np.concatenate([pairs for box in level.values() for pairs in box.pairs]))
+    merged = []
+    while True:
+        groups: dict[Triple, dict[Triple, OpenFaces]] = defaultdict(dict)
+        for position, box in level.items():
+            groups[tuple(p // fan for p in position)][position] = box
+        joined = {position: join_boxes(boxes) for position, boxes in groups.items()}
+        merged += [own for own, _ in joined.values()]
+        level = {position: rest for position, (_, rest) in joined.items()}
+        if len(level) == 1:
+            break
+    for got, expected in zip(merge_maps(merged), at_once, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    (root,) = level.values()
+    assert not len(root.roots), "nothing is open at the border of the volume"

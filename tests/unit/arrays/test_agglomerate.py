@@ -5,7 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.arrays.agglomerate import MergeHistory, agglomerate, fragment_to_segment
+from pipeline.arrays.agglomerate import (
+    MergeHistory,
+    agglomerate,
+    fragment_to_segment,
+    merge_histories,
+)
 from pipeline.arrays.edges import EdgeTable
 from pipeline.errors import InputError
 
@@ -130,3 +135,38 @@ def test_bad_input_is_refused() -> None:
         agglomerate(table((1, 2, 3, 0)), 0.5)
     with pytest.raises(InputError, match="64 bits"):
         agglomerate(table((1, 2, 2**63, 2**62), (3, 4, 2**63, 2**62)), 0.5)
+
+
+def test_histories_of_groups_unite_in_one_order() -> None:
+    # 7-8 and 1-2 tie; the exact order tells (200 2^54 + 1) / 2^54 from 200.
+    count = 2**54
+    first = agglomerate(table((7, 8, 200, 1), (8, 9, 150, 1)), 0.3)
+    second = agglomerate(table((1, 2, 200, 1), (3, 4, 200 * count + 1, count)), 0.3)
+    expected = [
+        (200 * count + 1, count, 3, 4, 3, 4),
+        (200, 1, 1, 2, 1, 2),
+        (200, 1, 7, 8, 7, 8),
+        (150, 1, 8, 9, 7, 9),
+    ]
+    for histories in ([first, second], [second, first]):
+        united = merge_histories(histories)
+        assert merges_of(united) == expected
+        assert (united.threshold, united.scale) == (0.3, 255)
+    assert merges_of(merge_histories([first])) == merges_of(first)
+
+
+def test_histories_without_merges_unite() -> None:
+    empty, some = agglomerate(EdgeTable.empty(), 0.5), agglomerate(table((1, 2, 200, 1)), 0.5)
+    assert merges_of(merge_histories([empty, empty])) == []
+    assert merges_of(merge_histories([empty, some])) == merges_of(some)
+
+
+def test_histories_that_do_not_belong_together_are_refused() -> None:
+    edges = table((1, 2, 200, 1), (3, 4, 150, 1))
+    history = agglomerate(edges, 0.5)
+    others = agglomerate(edges, 0.4), agglomerate(edges, 0.5, 65535)
+    for histories in ([], [history, others[0]], [history, others[1]]):
+        with pytest.raises(InputError, match=r"one \(threshold, scale\)"):
+            merge_histories(histories)
+    with pytest.raises(InputError, match="twice"):
+        merge_histories([history, history])

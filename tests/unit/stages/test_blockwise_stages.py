@@ -77,6 +77,7 @@ def test_files_do_not_show_the_blocks(runs, name):
         "statistics.json",
         "fragments.zarr",
         "segments.zarr",
+        "edges",
         "history",
         "lookup",
         "metrics.json",

@@ -19,7 +19,8 @@ SWC = "1 2 5 5 5 1 -1\n2 2 25 25 25 1 1\n"
 ALL = {stage.name for stage in STAGES}
 SKELETONS = {"skeletonize", "join", "proofread"}
 LABELLED = SKELETONS | {"node_labels", "evaluate", "export", "project"}
-MERGED = LABELLED | {"agglomerate", "relabel"}
+COLLECTED = LABELLED | {"collect", "relabel"}
+MERGED = COLLECTED | {"agglomerate"}
 SEGMENTED = MERGED | {"fragments", "stitch", "edges"}
 TUNED = SEGMENTED | {"tune", "baseline"}
 PREDICTED = TUNED | {"predict"}
@@ -39,6 +40,10 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "input.swc.unit": ("um", TUNED),
     "input.swc.offset": ([0, 0, 1], TUNED),
     "input.swc.flip": (["x"], TUNED),
+    # Read by `axonloom sweep` alone, whose stages have tests of their own.
+    "input.fragments": ("fragments.zarr", NONE),
+    "input.history": ("history.arrow", NONE),
+    "sweep.thresholds": ([0.4], NONE),
     "phantom.shape": ([64, 64, 64], NONE),
     "phantom.seed": (2, NONE),
     "regions.train.begin": ([0, 0, 8], TARGETED),
@@ -60,11 +65,12 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "targets.neighbourhood_nm": (100.0, NONE),
     "predict_block": ([64, 64, 64], PREDICTED),
     "segment.block": ([16, 16, 16], SEGMENTED | {"baseline"}),
+    "segment.group": ([16, 16, 16], MERGED),
     "segment.tune": (False, SEGMENTED | {"baseline"}),
     "segment.low": (0.4, NONE),
     "segment.high": (0.9, NONE),
     "segment.thresholds": ([0.4], NONE),
-    "segment.min_voxels": (9, MERGED),
+    "segment.min_voxels": (9, COLLECTED),
     "segment.tune_max_voxels": (999, TUNED),
     "skeletonize.block": ([16, 16, 16], SKELETONS),
     "evaluate.repair": (False, TUNED),

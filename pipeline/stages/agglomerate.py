@@ -1,0 +1,235 @@
+"""Agglomerate: merge fragments, up and down a tree of block groups.
+
+Up: a group merges what it can decide alone and hands the rest up. Down: each threshold's lookup of
+a group is what it merged itself, then what became of that above; the last step writes the lookup of
+each block. What a step holds is bounded by its group; how much moved up is in the ledger. The
+groups do not show: what comes out is what one step over everything would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.agglomerate import fragment_to_segment
+from pipeline.arrays.delayed import RegionGraph, add_graphs, agglomerate_group, compose_lookup
+from pipeline.arrays.edges import sum_edges
+from pipeline.arrays.labels import SparseMap
+from pipeline.arrays.relabel import apply_lookup, restrict_lookup, sum_counts
+from pipeline.geometry import Block, Roi, triple
+from pipeline.stages.base import BlockResult, Stage
+from pipeline.stages.block_tables import (
+    holding_blocks,
+    present,
+    read_border,
+    read_counts,
+    read_edges,
+)
+from pipeline.stages.block_tree import BlockTree, Rounds
+from pipeline.stages.id_slabs import slab_of
+from pipeline.stages.merge_runs import read_run, write_run
+from pipeline.stages.run import Run
+from pipeline.stages.segmentation import (
+    segment_grid,
+    segmentation_choice,
+    stored_scale,
+    untuned,
+)
+from pipeline.storage.tables import read_arrays, write_arrays
+
+_FAN = 2
+_NOTHING = (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+_GRAPH_COLUMNS = ("u", "v", "affinity_sum", "face_count", "key_u", "key_v")
+
+
+def _tree(run: Run) -> BlockTree:
+    return BlockTree.over(segment_grid(run), run.config.segment.group, _FAN)
+
+
+def _rounds(run: Run) -> Rounds:
+    return _tree(run).rounds
+
+
+def _agglomerate(block: Block, run: Run) -> BlockResult:
+    tree = _tree(run)
+    level, cell, down = tree.step(block.index)
+    if down:
+        _tell(run, tree, level, cell, read_lookups(_told_file(run, tree, level, cell)))
+        return BlockResult()
+    stats = _merge(run, tree, level, cell)
+    if level == tree.top:
+        thresholds = segmentation_choice(run).thresholds
+        _tell(run, tree, level, cell, [_NOTHING] * len(thresholds))
+    return BlockResult(stats=stats)
+
+
+# --- Up
+
+
+def _merge(run: Run, tree: BlockTree, level: int, cell: Block) -> dict[str, float]:
+    graph = _graph(run, tree, level, cell)
+    frozen = _open_fragments(run, tree, level, cell.write)
+    lowest = min(segmentation_choice(run).thresholds)
+    result = agglomerate_group(graph, frozen, lowest, stored_scale(run))
+    number = tree.number(level, cell)
+    write_run(run.block_file("merge_runs", number), result.history)
+    rest = {name: getattr(result.residual, name) for name in _GRAPH_COLUMNS}
+    for axis in range(3):
+        plane = cell.write.offset[axis]
+        found = _borders(run, tree, level, axis, plane, cell.write) if plane > 0 else ()
+        rest[f"border_{axis}"] = present(np.concatenate([_NOTHING[0], *found]))
+    write_arrays(run.block_file("merge_tree", number), rest)
+    return {
+        "level": level,
+        "rows": len(graph),
+        "rows_up": len(result.residual),
+        "merges": len(result.history),
+        "open_fragments": len(frozen),
+    }
+
+
+def _graph(run: Run, tree: BlockTree, level: int, cell: Block) -> RegionGraph:
+    """All rows that a group has to decide on."""
+    children = tree.inside(level, cell.write)
+    if level > 0:
+        numbers = [tree.number(level - 1, child) for child in children]
+        return add_graphs([_read_graph(run.block_file("merge_tree", n)) for n in numbers])
+    holding = holding_blocks(run, "fragments")
+    indices = [child.index for child in children if child.index in holding]
+    tables = [read_edges(run.block_file("block_graphs", index)) for index in indices]
+    return RegionGraph.from_edges(sum_edges(tables))
+
+
+def _read_graph(path: Path) -> RegionGraph:
+    return RegionGraph(**read_arrays(path, _GRAPH_COLUMNS))
+
+
+def _open_fragments(run: Run, tree: BlockTree, level: int, roi: Roi) -> NDArray[np.uint64]:
+    """The fragments at the faces of a group, on both sides: they may have rows elsewhere."""
+    parts = [_NOTHING[0]]
+    for axis in range(3):
+        for plane in (roi.offset[axis], roi.end[axis]):
+            if 0 < plane < run.shape[axis]:
+                parts.extend(_borders(run, tree, level, axis, plane, roi))
+    return present(np.concatenate(parts))
+
+
+def _borders(
+    run: Run, tree: BlockTree, level: int, axis: int, plane: int, roi: Roi
+) -> Iterator[NDArray[np.uint64]]:
+    """The borders along a plane across `axis`, inside the cross-section of a group."""
+    offset, shape = list(roi.offset), list(roi.shape)
+    offset[axis], shape[axis] = plane, 1
+    holding = holding_blocks(run, "fragments")
+    for child in tree.inside(level, Roi(triple(offset), triple(shape))):
+        if level > 0:
+            yield read_border(run.block_file("merge_tree", tree.number(level - 1, child)), axis)
+        elif child.index in holding:
+            yield read_border(run.block_file("block_graphs", child.index), axis)
+
+
+# --- Down
+
+
+def _tell(run: Run, tree: BlockTree, level: int, cell: Block, above: list[SparseMap]) -> None:
+    """Hand the lookups of a group, one a threshold, down to what it is made of."""
+    history = read_run(run.block_file("merge_runs", tree.number(level, cell)))
+    thresholds = segmentation_choice(run).thresholds
+    lookups = [
+        compose_lookup(fragment_to_segment(history, threshold), told)
+        for threshold, told in zip(thresholds, above, strict=True)
+    ]
+    if level == 0:
+        write_block_lookups(run, cell, lookups)
+        return
+    for child in tree.inside(level, cell.write):
+        rest = _read_graph(run.block_file("merge_tree", tree.number(level - 1, child)))
+        open_here = _open_fragments(run, tree, level - 1, child.write)
+        wanted = present(np.concatenate([rest.u, rest.v, open_here]))
+        parts = [restrict_lookup(wanted, *lookup) for lookup in lookups]
+        write_lookups(_told_file(run, tree, level - 1, child), parts)
+
+
+def _told_file(run: Run, tree: BlockTree, level: int, cell: Block) -> Path:
+    return run.block_file("merge_told", tree.number(level, cell))
+
+
+def write_block_lookups(run: Run, group: Block, lookups: list[SparseMap]) -> None:
+    """Write the lookups of each block in a group, and how large the group's segments are in it.
+
+    Args:
+        run: where.
+        group: the cell.
+        lookups: from the fragments in it to segments, one a threshold.
+    """
+    parts: list[list[SparseMap]] = [[] for _ in lookups]
+    holding = holding_blocks(run, "fragments")
+    for block in segment_grid(run).overlapping(group.write):
+        if block.index not in holding:
+            continue
+        fragments, voxels = read_counts(run.block_file("block_graphs", block.index))
+        rows = [restrict_lookup(fragments, *lookup) for lookup in lookups]
+        write_lookups(run.block_file("block_lookups", block.index), rows)
+        for part, row in zip(parts, rows, strict=True):
+            part.append(sum_counts(apply_lookup(fragments, *row), voxels))
+    _write_sizes(run, group, [_sum_sizes(part) for part in parts])
+
+
+def _sum_sizes(parts: list[SparseMap]) -> SparseMap:
+    if not parts:
+        return _NOTHING
+    return sum_counts(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _write_sizes(run: Run, group: Block, sizes: list[SparseMap]) -> None:
+    """Keep the sizes, one file for each slab of segment ids."""
+    slabs = [slab_of(run, ids) for ids, _ in sizes]
+    for slab in np.unique(np.concatenate(slabs)).tolist():
+        rows = [
+            (ids[own == slab], voxels[own == slab])
+            for own, (ids, voxels) in zip(slabs, sizes, strict=True)
+        ]
+        folder = run.path("segment_sizes") / f"{slab:06d}"
+        write_lookups(folder / f"{group.index:09d}.arrow", rows)
+
+
+def write_lookups(path: Path, lookups: list[SparseMap]) -> None:
+    """Keep one sparse map, or table of sizes, for each threshold."""
+    arrays = {}
+    for number, (ids, targets) in enumerate(lookups):
+        arrays[f"ids_{number}"], arrays[f"targets_{number}"] = ids, targets
+    write_arrays(path, arrays)
+
+
+def read_lookups(path: Path) -> list[SparseMap]:
+    """What `write_lookups` wrote."""
+    arrays = read_arrays(path)
+    return [(arrays[f"ids_{i}"], arrays[f"targets_{i}"]) for i in range(len(arrays) // 2)]
+
+
+def read_lookup(path: Path, number: int) -> SparseMap:
+    """The map of one threshold alone."""
+    names = f"ids_{number}", f"targets_{number}"
+    arrays = read_arrays(path, names)
+    return arrays[names[0]], arrays[names[1]]
+
+
+def _create(run: Run) -> None:
+    for name in AGGLOMERATE.writes:
+        run.path(name).mkdir(parents=True)
+
+
+AGGLOMERATE = Stage(
+    name="agglomerate",
+    version=2,
+    reads=("affinities", "block_graphs"),
+    optional=("tuning",),
+    writes=("merge_tree", "merge_runs", "merge_told", "block_lookups", "segment_sizes"),
+    parameters=lambda run: untuned(run, "thresholds"),
+    grid=_rounds,
+    create=_create,
+    process=_agglomerate,
+)
