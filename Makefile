@@ -1,6 +1,7 @@
 # make demo   everything on a synthetic volume, in minutes
 # make test   all tests
 # make check  linter and type checker
+# make bench  how fast and how large the segmentation core is; see tests/benchmarks/README.md
 # make setup  .venv with the exact versions of requirements.lock
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test check bench bench-volara lock clean
 
 setup: $(STAMP)
 
@@ -30,6 +31,25 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Interpreter that has waterz, folder of the volumes, and where bench-volara makes its environment.
+WATERZ_PYTHON ?= $(BIN)/python
+BENCH := runs/benchmarks
+VOLARA_ENV ?= $(BENCH)/volara-env
+
+bench: setup
+	$(BIN)/python tests/benchmarks/segment_chain.py --folder $(BENCH) --waterz-python $(WATERZ_PYTHON)
+	$(BIN)/python tests/benchmarks/worker_memory.py --folder $(BENCH)
+	$(BIN)/python tests/benchmarks/region_graph.py --folder $(BENCH)
+	$(BIN)/python tests/benchmarks/size_scaling.py --folder $(BENCH)
+
+# volara's own requirements do not go together with ours, so it gets an environment of its own.
+bench-volara: setup
+	test -e $(VOLARA_ENV)/bin/python || $(PYTHON) -m venv $(VOLARA_ENV)
+	$(VOLARA_ENV)/bin/python -m pip install --quiet volara==1.0.5
+	test -e $(BENCH)/volara_256.zarr || \
+	    $(BIN)/python tests/benchmarks/volumes.py $(BENCH)/volara_256.zarr --shape 256 256 256
+	$(VOLARA_ENV)/bin/python tests/benchmarks/volara_chain.py $(BENCH)/volara_256.zarr $(BENCH)/volara
 
 # Exact versions of everything that `pyproject.toml` and the tools below ask for.
 lock:

@@ -68,7 +68,9 @@ def main() -> None:
 
 
 def _fail(error: Exception | str, code: int) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {_escape(str(error))}")
+    Console(stderr=True, soft_wrap=True, emoji=False).print(
+        f"[red]error:[/red] {_escape(str(error))}"
+    )
     sys.exit(code)
 
 
@@ -303,7 +305,22 @@ def segment(
         typer.Option("--threshold", help="Agglomerate down to this mean affinity; repeatable."),
     ] = None,
     block: BlockShape = None,
-    min_voxels: Annotated[int, typer.Option("--min-voxels", min=0)] = 0,
+    engine: Annotated[
+        str, typer.Option("--engine", help="exact, or waterz: whole volume at once, no history.")
+    ] = "exact",
+    scoring: Annotated[
+        str, typer.Option("--scoring", help="mean; with --engine waterz also quantile_50 and more.")
+    ] = "mean",
+    min_voxels: Annotated[
+        int, typer.Option("--min-voxels", min=0, help="Smaller segments become background.")
+    ] = 0,
+    group: Annotated[
+        Shape | None,
+        typer.Option("--group", metavar="Z Y X", help="Voxels that one step agglomerates."),
+    ] = None,
+    require_chunks: Annotated[
+        bool, typer.Option("--require-chunks", help="An absent chunk of A is an error, not zeros.")
+    ] = False,
     voxel_size: VoxelSize = None,
     workers: Workers = None,
     serial: Serial = False,
@@ -314,9 +331,11 @@ def segment(
     """Segment affinities into OUT/segments.zarr, the same for every block, order and worker."""
     if order not in ("grid", "shuffled"):
         raise InputError(f"--order: expected grid or shuffled, got {order!r}")
-    section = _given(block=block, min_voxels=min_voxels, low=low, high=high)
+    section = _given(block=block, min_voxels=min_voxels, low=low, high=high, group=group)
+    section |= {"engine": engine, "scoring": scoring}
     section["thresholds"] = tuple(threshold or (0.5,))
     given = _given(affinities=affinities.resolve(), voxel_size_nm=voxel_size)
+    given["require_chunks"] = require_chunks
     config = _config(out, workers, serial, input=given, segment=section)
     stages = ("fragments", "stitch", "edges", "agglomerate", "collect", "relabel")
     _execute(config, stages, overwrite=overwrite, order=order, seed=seed)

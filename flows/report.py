@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.status import StageStatus, run_status
+from flows.status import StageStatus, agglomeration_levels, run_status
 from pipeline.errors import InputError
 from pipeline.geometry import Roi
 from pipeline.report.facts import (
@@ -83,10 +83,11 @@ def write_report(run: Run) -> Path:
         projections=_projections(run, complete) if "project" in complete else None,
         training=list(_training(run)) if "train" in complete else [],
         stages=[_stage(s) for s in stages],
+        levels=agglomeration_levels(run.directory) if "agglomerate" in complete else [],
         foreground_share=_foreground(run) if "fragments" in complete else None,
         scores=_scores(run) if has_scores else None,
         threshold=_threshold(run) if "tune" in complete else None,
-        segments=_segments(run) if {"agglomerate", "join"} <= complete else None,
+        segments=_segments(run) if {"collect", "join"} <= complete else None,
         outputs=list(_outputs(run.directory)),
     )
     path = run.directory / "report.html"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import InputError
+from pipeline.report.facts import LevelFacts
 from pipeline.storage.ledger import Ledger
 
 
@@ -67,6 +68,28 @@ def stage_status(path: Path) -> StageStatus | None:
     )
 
 
+def agglomeration_levels(directory: Path) -> list[LevelFacts]:
+    """What each level of the agglomeration decided and left to the next, finest first.
+
+    Empty where one step held everything, or none has run.
+    """
+    stats: dict[int, list[dict[str, float]]] = {}
+    for mark in Ledger(directory / "ledger" / "agglomerate.jsonl").marks.values():
+        if "level" in mark.stats:
+            stats.setdefault(int(mark.stats["level"]), []).append(mark.stats)
+    if len(stats) < 2:
+        return []
+    return [_level(level, groups) for level, groups in sorted(stats.items())]
+
+
+def _level(level: int, groups: list[dict[str, float]]) -> LevelFacts:
+    rows, rows_up, merges = (
+        int(sum(group[name] for group in groups)) for name in ("rows", "rows_up", "merges")
+    )
+    largest = int(max(group["rows"] for group in groups))
+    return LevelFacts(level, len(groups), rows, rows_up, merges, largest)
+
+
 def run_status(directory: Path, names: list[str]) -> list[StageStatus]:
     """The status of each stage that has begun, in the order of `names`.
 
@@ -103,6 +126,19 @@ def print_status(directory: Path, console: Console) -> None:
             "-" if rate is None else f"{rate / 1e6:.2f}",
         )
     console.print(table)
+    _print_levels(agglomeration_levels(directory), console)
     for s in stages:
         for block, error in s.errors[:5]:
             console.print(f"{s.stage} block {block}: {error}", highlight=False, markup=False)
+
+
+def _print_levels(levels: list[LevelFacts], console: Console) -> None:
+    if not levels:
+        return
+    table = Table(title="agglomeration, level by level", box=None, padding=(0, 2, 0, 0))
+    for name in ("level", "groups", "rows", "moved up", "", "merges", "largest group"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for f in levels:
+        counts = (f.level, f.groups, f.rows, f.rows_up, f.share_up, f.merges, f.largest)
+        table.add_row(*(f"{n:.1%}" if isinstance(n, float) else f"{n:,}" for n in counts))
+    console.print(table)

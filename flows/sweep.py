@@ -70,7 +70,7 @@ def segmentation_inputs(segmentation: Path, out: Path) -> dict[str, Path]:
     if not history.is_file():
         raise InputError(
             f"{segmentation}: no merge history ({_HISTORY}). Only agglomeration by mean affinity "
-            "records one; segment with the default engine to sweep over thresholds"
+            "records one; segment with --engine exact, the default, to sweep over thresholds"
         )
     if out.resolve() == folder:
         raise InputError(f"--out {out} is the segmentation itself; choose another folder")
@@ -147,9 +147,7 @@ def _span(text: str) -> list[float]:
     except ValueError as error:
         raise InputError(f"--thresholds: expected FROM:TO:STEP, got {text!r}") from error
     if not (0 <= begin <= end <= 1 and 0 < step < math.inf):
-        raise InputError(
-            f"--thresholds {text}: expected 0 <= FROM <= TO <= 1 and a positive STEP"
-        )
+        raise InputError(f"--thresholds {text}: expected 0 <= FROM <= TO <= 1 and a positive STEP")
     count = math.floor((end - begin) / step + 1e-9) + 1
     if count > MOST_THRESHOLDS:
         raise InputError(

@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.arrays.skeleton_settings import SkeletonSettings
+from pipeline.arrays.waterz_process import Scoring
 from pipeline.errors import ConfigError
 from pipeline.geometry import Roi, Triple
 from pipeline.learning.settings import NetworkSettings, PredictSettings, TrainSettings
@@ -56,6 +57,8 @@ class InputConfig(StrictModel):
     """Folder of a trained network; replaces the train stage."""
     affinities: Path | None = None
     """zarr (3, z, y, x), uint8, uint16 or float32 in [0, 1]; replaces the stages before."""
+    require_chunks: bool = False
+    """An absent chunk of the affinities given is an error, instead of the fill value."""
     segments: Path | None = None
     """zarr or TIFF labels; replaces the segmentation stages."""
     fragments: Path | None = None
@@ -157,6 +160,11 @@ class SegmentConfig(StrictModel):
     """Affinities of at least this are joined first."""
     thresholds: tuple[float, ...] = (0.5,)
     """Agglomerate while the mean affinity is at least this; the first one makes the segments."""
+    engine: Literal["exact", "waterz"] = "exact"
+    """exact: any size, one history for all thresholds. waterz: the whole volume in one process,
+    the thresholds given alone, no history."""
+    scoring: Scoring = "mean"
+    """Score of an edge; quantiles need the engine waterz."""
     min_voxels: int = Field(0, ge=0)
     """Segments with fewer voxels in the whole volume become background."""
     tune_max_voxels: int = Field(2**27, gt=0)
@@ -173,6 +181,8 @@ class SegmentConfig(StrictModel):
     def _ordered(self) -> Self:
         if self.low > self.high:
             raise ValueError(f"low {self.low} is above high {self.high}")
+        if self.engine == "exact" and self.scoring != "mean":
+            raise ValueError(f"scoring {self.scoring} needs engine: waterz")
         return self
 
 

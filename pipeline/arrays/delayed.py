@@ -18,11 +18,6 @@ row, the history that `agglomerate` gives for the whole table:
 4. A region that has rows outside a group was never merged below it, so it is still a fragment, and
    both sides know it by the same id.
 
-Less moves up if it is known beforehand which fragments can come together at all: `passing_pairs` of
-every block's table, united by `stitch.resolve` and `merge_maps`, give the components, and
-`inner_rows` leaves out the rows between them. A pair whose parts in several blocks all fail does
-not pass, so an edge between two components never passes, and its rows add to none that does.
-
 The score is compared with the threshold in float64: sums must stay below 2^53 for 3 to hold to the
 last bit.
 
@@ -40,7 +35,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.arrays.agglomerate import MergeHistory, history_of
-from pipeline.arrays.components import Merged, check_rows, merge_rows, scores
+from pipeline.arrays.components import Merged, check_rows, merge_rows
 from pipeline.arrays.edges import EdgeTable, sum_edges
 from pipeline.arrays.labels import SparseMap
 from pipeline.arrays.relabel import apply_lookup, check_lookup
@@ -98,33 +93,6 @@ class RegionGraph:
         return cls(table.u, table.v, table.affinity_sum, table.face_count, table.u, table.v)
 
 
-def passing_pairs(table: EdgeTable, threshold: float, scale: int = 255) -> NDArray[np.uint64]:
-    """(n, 2) uint64: the pairs of the rows that pass, as they are.
-
-    The table may be that of one block, with a part of a pair's contact only: if all parts of a
-    contact fail, the whole fails.
-
-    Raises:
-        InputError: as `agglomerate`.
-    """
-    check_rows(table.affinity_sum, table.face_count, threshold, scale)
-    passing = scores(table.affinity_sum, table.face_count, scale) >= threshold
-    return np.stack([table.u[passing], table.v[passing]], axis=1)
-
-
-def inner_rows(table: EdgeTable, roots: SparseMap) -> EdgeTable:
-    """The rows with both ends in one component; the others have no effect on any merge.
-
-    Args:
-        table: of one block or of many.
-        roots: the component of each fragment, made of the `passing_pairs` of **all** blocks at the
-            lowest threshold; ids that are not listed are their own.
-    """
-    inside = apply_lookup(table.u, *roots) == apply_lookup(table.v, *roots)
-    columns = (table.u, table.v, table.affinity_sum, table.face_count)
-    return EdgeTable(*(column[inside] for column in columns))
-
-
 @dataclass(frozen=True, eq=False)
 class GroupResult:
     """What one group leaves.
@@ -160,7 +128,7 @@ def add_graphs(graphs: Iterable[RegionGraph]) -> RegionGraph:
     for graph in graphs:
         waiting.append(graph)
         del graph
-        while len(waiting) > 1 and len(waiting[-2]) <= 2 * len(waiting[-1]):
+        while len(waiting) > 1 and 2 * len(waiting[-2]) <= 3 * len(waiting[-1]):
             waiting.append(_add_two(waiting.pop(), waiting.pop()))
     while len(waiting) > 1:
         waiting.append(_add_two(waiting.pop(), waiting.pop()))

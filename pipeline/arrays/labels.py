@@ -24,6 +24,14 @@ IGNORE = np.uint64(2**64 - 1)
 """The label of voxels of which nothing is known: no loss, no target."""
 
 
+def distinct(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The ids (any shape) that occur, increasing; np.unique hashes: ten times as long."""
+    ordered = np.sort(ids, axis=None)
+    new = np.ones(ordered.size, np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new]
+
+
 def affinity_scale(dtype: DTypeLike) -> int:
     """The integer that stands for affinity 1: 255 for uint8, 65535 for uint16.
 

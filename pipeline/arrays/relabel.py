@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.arrays.labels import Labels, SparseMap
+from pipeline.arrays.labels import Labels, SparseMap, distinct
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 
 # Direct-mapped cache in front of the binary search: labels come back row after row.
@@ -151,7 +151,7 @@ def restrict_lookup(
     check_lookup(ids, targets)
     if not len(ids):
         return ids.copy(), targets.copy()
-    wanted = np.unique(np.asarray(labels_present, np.uint64))
+    wanted = distinct(np.asarray(labels_present, np.uint64))
     rows = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
     rows = rows[ids[rows] == wanted]
     return ids[rows], targets[rows]

@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.arrays.fragments import FaceRecord
-from pipeline.arrays.labels import SparseMap
+from pipeline.arrays.labels import SparseMap, distinct
 from pipeline.arrays.relabel import apply_lookup
 from pipeline.errors import DataError, InputError, ShapeError
 from pipeline.geometry import Triple, triple
@@ -44,7 +44,7 @@ class OpenFaces:
     def roots(self) -> NDArray[np.uint64]:
         """Every root that may still be united with one outside, increasing."""
         ends = [part[:, 1] for part in (*self.pairs, *self.uppers)]
-        return np.unique(np.concatenate(ends))
+        return distinct(np.concatenate(ends))
 
 
 def joined_pairs(lower: FaceRecord, upper: FaceRecord) -> NDArray[np.uint64]:
@@ -92,7 +92,7 @@ def resolve(pairs: NDArray[np.uint64]) -> SparseMap:
     pairs = np.asarray(pairs, np.uint64)
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ShapeError(f"expected pairs (n, 2), got shape {pairs.shape}")
-    ids = np.unique(pairs)
+    ids = distinct(pairs)
     if len(ids) and ids[0] == 0:
         raise InputError("a pair to unite holds 0: background joins nothing")
     left, right = (np.searchsorted(ids, pairs[:, side]) for side in (0, 1))

@@ -5,11 +5,11 @@ it gives is a function of its input, but blocks would show: it breaks ties by th
 queue holds them, and its means are running means in float32.
 
 How far its means are to be trusted. Affinities are handed over as q / 256 or q / 65536, which
-float32 holds exactly; thresholds are set so that a mean that is an integer is decided as in the
-exact engine. Other means are rounded at every face and every merge: by about 0.003 of 65535 for 10
-to 100 faces, 0.7 for 1,000, 7 for 10,000 equal ones, 110 for a million, 4,000 for ten million.
-Two scores that are closer than that may be merged in either order. Scores of quantiles are bins, of
-which there are 256, so they are exact, and tie often.
+float32 holds exactly, and thresholds are set so that a contact of one face is decided as in the
+exact engine. Other means are rounded at every face and every merge. The largest errors seen, in
+units of a 16-bit affinity: 0.003 with 100 faces, 0.7 with 1,000, 7 with 10,000, 110 with a million,
+4,200 (6 %) with ten million. Scores that are closer than that may merge in either order. A score of
+quantiles is one of 256 bins: exact, and often tied.
 
 The arrays pass to a process of their own (`waterz_process`) through files in a temporary folder,
 which is gone when the call returns: the one place in `pipeline.arrays` that opens files.
@@ -83,9 +83,9 @@ def agglomerate_with_waterz(
         For each threshold (ids, segments) uint64, ids strictly increasing; a segment is its
         smallest fragment, fragments that are their own segment are left out.
 
-    In the process that runs waterz 20 bytes per voxel, and about 0.7 KB (quantiles: 3 KB) per edge
-    of the region graph at the peak; here the arrays given and one plane. On disk, in the folder for
-    temporary files, 7 (uint16: 10) bytes per voxel.
+    Memory: in the process that runs waterz 25 bytes per voxel, and about 0.25 KB (quantiles: 2 KB)
+    per edge of the region graph; here one plane beside the arrays given. In the folder for
+    temporary files (TMPDIR) 7 bytes per voxel, 10 with uint16.
 
     Raises:
         DtypeError: affinities are neither uint8 nor uint16, or fragments not uint64.
@@ -94,7 +94,7 @@ def agglomerate_with_waterz(
             quantiles) contact faces than waterz can take.
         StageError: the process failed; names its exit code or signal and its last lines.
 
-    Source: Funke et al. 2019, doi:10.1109/TPAMI.2018.2835450; package waterz.
+    Source: Funke et al. 2019, doi:10.1109/TPAMI.2018.2835450; package waterz, 0.10.
     """
     _check(affinities, fragments, thresholds, scoring)
     costs = {float(t): merge_cost(t, affinities.dtype, scoring) for t in thresholds}
@@ -115,21 +115,19 @@ def agglomerate_with_waterz(
 def merge_cost(threshold: float, dtype: np.dtype, scoring: Scoring = "mean") -> float:
     """The float32 cost that a contact must stay below in waterz to merge at `threshold`.
 
-    The cost is 1 - score in float32, scores being q / 256 or q / 65536. An affinity, or a mean that
-    is an integer, passes exactly if value / scale >= threshold in float64; other means within
-    2^-24 of that. Quantiles, of which (b + 1/2) / 256 is the score of bin b, pass exactly.
+    The cost is 1 - score in float32, scores being q / 256 or q / 65536. A contact of one face
+    passes exactly if its affinity / scale >= threshold in float64; other means are decided within
+    2^-24 of the threshold, beside what waterz rounds itself. Quantiles pass exactly: the score of
+    bin b is (b + 1/2) / 256.
     """
     if scoring != "mean":
         return 1 - quantised_threshold(threshold, np.uint8) / 256
     scale = affinity_scale(dtype)
     steps = scale + 1
-    first = quantised_threshold(threshold, dtype)  # integers from here on pass
-    score = min(threshold * scale, first) / steps
-    lowest = np.float32(score)
-    if lowest < score:
-        lowest = np.nextafter(lowest, np.float32(1))
-    above = np.nextafter(np.float32(1.0 - float(lowest)), np.float32(2))
-    return min(float(above), 1 - (first - 1) / steps)
+    lowest = float(np.float32(threshold * scale / steps))
+    above = float(np.nextafter(np.float32(1 - lowest), np.float32(2)))  # costs are below, not at
+    failing = quantised_threshold(threshold, dtype) - 1  # the next integer that must not pass
+    return min(above, 1 - failing / steps)
 
 
 def _check(

@@ -1,7 +1,7 @@
 """The process that runs waterz, and the scores that its package ships.
 
-waterz holds the interpreter lock for the whole merge, prints to standard output, and dies with the
-process when memory runs out; so it gets a process of its own. It is started as
+waterz holds the interpreter lock for the whole merge, prints to standard output, and ends its
+process when memory runs out; so it gets one of its own. It is started as
 `python -m pipeline.arrays.waterz_process FOLDER` by `waterz_engine`, reads the arrays and a request
 from the folder and leaves one file per cost there. Not `multiprocessing`: Dask's workers are
 daemons, which may not have children of that kind.
@@ -75,7 +75,7 @@ def run(folder: Path) -> None:
     and the request: the C++ scoring function and the increasing costs.
     Writes one file per cost, the smallest fragment of the segment of each fragment.
 
-    Memory: 20 bytes per voxel, and what waterz keeps for each fragment and edge.
+    Memory: 20 bytes per voxel, the files, and what waterz keeps for each fragment and edge.
     """
     request = json.loads((folder / REQUEST).read_text())
     end_with_parent()

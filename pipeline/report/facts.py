@@ -126,6 +126,32 @@ class StageFacts:
         return self.total - self.done - self.empty - self.masked - self.failed
 
 
+@dataclass(frozen=True)
+class LevelFacts:
+    """One level of the tree of block groups that agglomeration goes through.
+
+    Attributes:
+        level: 0 is that of the finest groups.
+        groups: how many there are.
+        rows: of the region graph, that the groups had to decide on together.
+        rows_up: those of them that they had to leave to the next level.
+        merges: that they made.
+        largest: rows of the largest group: what a worker holds at most.
+    """
+
+    level: int
+    groups: int
+    rows: int
+    rows_up: int
+    merges: int
+    largest: int
+
+    @property
+    def share_up(self) -> float:
+        """Share of the rows that moved up, in [0, 1]."""
+        return self.rows_up / self.rows if self.rows else 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class ScoreFacts:
     """Scores against tracings, of this run and of the plain baseline.
@@ -203,6 +229,7 @@ class ReportData:
         versions: name of a program or library to its version.
         wall_seconds: of the whole run.
         neurons: how many neurons came out; the number of segments stands in where it is None.
+        levels: of the agglomeration; none where one step held everything.
         foreground_share: (Z, Y, X) share of foreground in each block, NaN where not known.
     """
 
@@ -216,6 +243,7 @@ class ReportData:
     projections: ProjectionFacts | None = None
     training: Sequence[TrainingPhase] = ()
     stages: Sequence[StageFacts] = ()
+    levels: Sequence[LevelFacts] = ()
     foreground_share: NDArray[np.float64] | None = None
     scores: ScoreFacts | None = None
     threshold: ThresholdFacts | None = None

@@ -89,6 +89,8 @@ def draw_sweep(
         for axes in cells[max(0, len(panels) - 2) : len(panels)]:
             axes.set_xlabel("agglomeration threshold")
             axes.tick_params(axis="x", labelbottom=True)
+        cells[0].xaxis.set_major_locator(MaxNLocator(6))
+        cells[0].xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     return figure
 
 

@@ -18,9 +18,11 @@ from pipeline.arrays.agglomerate import fragment_to_segment
 from pipeline.arrays.delayed import RegionGraph, add_graphs, agglomerate_group, compose_lookup
 from pipeline.arrays.edges import sum_edges
 from pipeline.arrays.labels import SparseMap
-from pipeline.arrays.relabel import apply_lookup, restrict_lookup, sum_counts
+from pipeline.arrays.relabel import apply_lookup, name_positions, restrict_lookup, sum_counts
+from pipeline.arrays.waterz_engine import agglomerate_with_waterz
+from pipeline.errors import InputError
 from pipeline.geometry import Block, Roi, triple
-from pipeline.stages.base import BlockResult, Stage
+from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.block_tables import (
     holding_blocks,
     present,
@@ -28,7 +30,8 @@ from pipeline.stages.block_tables import (
     read_counts,
     read_edges,
 )
-from pipeline.stages.block_tree import BlockTree, Rounds
+from pipeline.stages.block_tree import BlockTree, Grid
+from pipeline.stages.fragments import fragment_names, held_blocks, read_affinities, read_positions
 from pipeline.stages.id_slabs import slab_of
 from pipeline.stages.merge_runs import read_run, write_run
 from pipeline.stages.run import Run
@@ -41,6 +44,8 @@ from pipeline.stages.segmentation import (
 from pipeline.storage.tables import read_arrays, write_arrays
 
 _FAN = 2
+# The engine waterz takes about 20 bytes per voxel beside the arrays that it is given.
+_WATERZ_VOXELS = 2**30
 _NOTHING = (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
 _GRAPH_COLUMNS = ("u", "v", "affinity_sum", "face_count", "key_u", "key_v")
 
@@ -49,11 +54,17 @@ def _tree(run: Run) -> BlockTree:
     return BlockTree.over(segment_grid(run), run.config.segment.group, _FAN)
 
 
-def _rounds(run: Run) -> Rounds:
-    return _tree(run).rounds
+def _grid(run: Run) -> Grid:
+    return one_block(run) if _by_waterz(run) else _tree(run).rounds
+
+
+def _by_waterz(run: Run) -> bool:
+    return run.config.segment.engine == "waterz"
 
 
 def _agglomerate(block: Block, run: Run) -> BlockResult:
+    if _by_waterz(run):
+        return _agglomerate_at_once(block, run)
     tree = _tree(run)
     level, cell, down = tree.step(block.index)
     if down:
@@ -64,6 +75,39 @@ def _agglomerate(block: Block, run: Run) -> BlockResult:
         thresholds = segmentation_choice(run).thresholds
         _tell(run, tree, level, cell, [_NOTHING] * len(thresholds))
     return BlockResult(stats=stats)
+
+
+# --- The other engine
+
+
+def _agglomerate_at_once(whole: Block, run: Run) -> BlockResult:
+    affinities = read_affinities(run.volume("affinities"), whole.write)
+    fragments = np.zeros(whole.write.shape, np.uint64)
+    for source in held_blocks(run, whole.write):
+        names = fragment_names(run, source)
+        positions = read_positions(run, source, source.write)
+        name_positions(positions, names, fragments[source.write.slices])
+    config, thresholds = run.config.segment, segmentation_choice(run).thresholds
+    lookups = agglomerate_with_waterz(affinities, fragments, thresholds, scoring=config.scoring)
+    write_block_lookups(run, whole, [lookups[threshold] for threshold in thresholds])
+    return BlockResult()
+
+
+def _check(run: Run) -> None:
+    """Refuse what the engine waterz cannot do."""
+    if not _by_waterz(run):
+        return
+    if run.tuned:
+        raise InputError(
+            "segment.tune chooses thresholds for the exact engine's mean; for engine: waterz set "
+            "segment.tune: false and give low, high and thresholds"
+        )
+    voxels = run.roi.size
+    if voxels > _WATERZ_VOXELS:
+        raise InputError(
+            f"engine waterz holds the whole volume: {run.shape} are {voxels:,} voxels, and "
+            f"{_WATERZ_VOXELS:,} (about 40 GB) are the most it is given; use engine: exact"
+        )
 
 
 # --- Up
@@ -225,11 +269,16 @@ def _create(run: Run) -> None:
 AGGLOMERATE = Stage(
     name="agglomerate",
     version=2,
-    reads=("affinities", "block_graphs"),
+    reads=("affinities", "local_fragments", "block_records", "stitch", "block_graphs"),
     optional=("tuning",),
     writes=("merge_tree", "merge_runs", "merge_told", "block_lookups", "segment_sizes"),
-    parameters=lambda run: untuned(run, "thresholds"),
-    grid=_rounds,
+    parameters=lambda run: {
+        **untuned(run, "thresholds"),
+        "engine": run.config.segment.engine,
+        "scoring": run.config.segment.scoring,
+    },
+    grid=_grid,
     create=_create,
+    check=_check,
     process=_agglomerate,
 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.edges import EdgeTable
 from pipeline.arrays.fragments import LOWER, UPPER, BlockFragments, FaceRecord
-from pipeline.arrays.labels import SparseMap
+from pipeline.arrays.labels import SparseMap, distinct
 from pipeline.errors import StageError
 from pipeline.geometry import Block, BlockGrid, triple
 from pipeline.stages.run import Run
@@ -104,7 +104,7 @@ def face_labels(path: Path) -> NDArray[np.uint64]:
 
 def present(labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The labels that occur, increasing, background left out."""
-    found = np.unique(labels)
+    found = distinct(labels)
     return found[found != 0]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.edges import EdgeTable, sum_edges
-from pipeline.arrays.labels import SparseMap
+from pipeline.arrays.labels import SparseMap, distinct
 from pipeline.arrays.relabel import apply_lookup, drop_small, sum_counts
 from pipeline.geometry import Block, BlockGrid
 from pipeline.stages.agglomerate import read_lookup, read_lookups, write_lookups
@@ -89,7 +89,7 @@ def _own_fragments(run: Run, slab: Block, blocks: Iterable[int]) -> NDArray[np.u
     for index in blocks:
         ids, _ = read_counts(run.block_file("block_graphs", index))
         found.append(ids[inside(run, slab, ids)])
-    return np.unique(np.concatenate(found))
+    return distinct(np.concatenate(found))
 
 
 def _own_lookup(run: Run, blocks: Iterable[int], number: int) -> SparseMap:
@@ -130,9 +130,11 @@ def _write_tables(run: Run) -> BlockResult:
         _write_map(lookup_file(run, threshold), _lookup_parts(run, slabs, number), "target")
     path = run.path("lookup") / "segments.arrow"
     segments = _write_map(path, _size_parts(run, slabs), "voxels")
+    stats = {"edges": edges, "segments": segments}
     runs = sorted(run.path("merge_runs").rglob("[0-9]*.arrow"))
-    merges = write_whole_history(run.path("history") / "history.arrow", runs)
-    return BlockResult(stats={"edges": edges, "merges": merges, "segments": segments})
+    if runs:  # the engine waterz keeps no history
+        stats["merges"] = write_whole_history(run.path("history") / "history.arrow", runs)
+    return BlockResult(stats=stats)
 
 
 def _lookup_parts(run: Run, slabs: BlockGrid, number: int) -> Iterator[SparseMap]:

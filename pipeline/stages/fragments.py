@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.arrays.fragments import extract_fragments
 from pipeline.arrays.labels import Affinities, quantise, quantised_threshold
-from pipeline.errors import DtypeError, ShapeError
+from pipeline.arrays.relabel import apply_lookup
+from pipeline.errors import DataError, DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi, Triple, check_indexable, triple
 from pipeline.stages.base import BlockResult, Stage
-from pipeline.stages.block_tables import write_record
+from pipeline.stages.block_tables import (
+    holding_blocks,
+    read_counts,
+    read_map,
+    write_record,
+)
 from pipeline.stages.ingest import round_up
 from pipeline.stages.run import Run
 from pipeline.stages.segmentation import segment_grid, segmentation_choice, untuned
@@ -63,7 +70,7 @@ def _slot_shape(grid: BlockGrid) -> tuple[Triple, Triple]:
     return chunk, round_up(grid.block_shape, chunk)
 
 
-def slot(grid: BlockGrid, block: Block) -> Roi:
+def _slot(grid: BlockGrid, block: Block) -> Roi:
     """Where the labels of a block lie in the scratch volume.
 
     There each block begins at a chunk: blocks of any shape then have chunks of their own, of a
@@ -89,7 +96,12 @@ def _create_fragments(run: Run) -> None:
 
 
 def _fragments(block: Block, run: Run) -> BlockResult:
-    affinities = read_affinities(run.volume("affinities"), block.read)
+    volume = run.volume("affinities")
+    if run.config.input.require_chunks:
+        _require_chunks(volume, block.read)
+    if volume.holds_nothing(block.read):
+        return BlockResult("empty")
+    affinities = read_affinities(volume, block.read)
     choice = segmentation_choice(run)
     found = extract_fragments(
         affinities,
@@ -101,7 +113,7 @@ def _fragments(block: Block, run: Run) -> BlockResult:
     )
     if not len(found.ids):
         return BlockResult("empty")
-    run.volume("local_fragments").write(slot(fragments_grid(run), block), found.positions)
+    run.volume("local_fragments").write(_slot(fragments_grid(run), block), found.positions)
     write_record(run.block_file("block_records", block.index), found)
     foreground = int(found.voxels.sum())
     return BlockResult(
@@ -113,15 +125,58 @@ def _fragments(block: Block, run: Run) -> BlockResult:
     )
 
 
+def _require_chunks(volume: Volume, roi: Roi) -> None:
+    absent = volume.absent_chunk(roi)
+    if absent is not None:
+        raise DataError(
+            f"{volume.path}: nothing is stored for {absent}; without --require-chunks "
+            "(input.require_chunks) it would be read as the fill value"
+        )
+
+
 FRAGMENTS = Stage(
     name="fragments",
     version=2,
     reads=("affinities",),
     optional=("tuning",),
     writes=("local_fragments", "block_records"),
-    parameters=lambda run: untuned(run, "low", "high"),
+    parameters=lambda run: {
+        **untuned(run, "low", "high"),
+        "require_chunks": run.config.input.require_chunks,
+    },
     grid=fragments_grid,
     create=_create_fragments,
     check=check_affinities,
     process=_fragments,
 )
+
+
+# --- For the stages after stitching
+
+
+def held_blocks(run: Run, roi: Roi) -> list[Block]:
+    """The blocks that hold fragments and overlap `roi`."""
+    holding = holding_blocks(run, "fragments")
+    return [block for block in segment_grid(run).overlapping(roi) if block.index in holding]
+
+
+def read_positions(run: Run, source: Block, part: Roi) -> NDArray[np.uint32]:
+    """The positions of local labels in `part` of a block.
+
+    Raises:
+        DataError: a chunk that was written is gone.
+    """
+    local = run.volume("local_fragments")
+    stored = part.relative_to(source.write).shift(_slot(fragments_grid(run), source).offset)
+    missing = local.missing_chunks(stored)
+    if missing:
+        raise DataError(
+            f"{local.path}: block {source.index} was computed, but its chunk {missing[0]} is gone"
+        )
+    return local.read(stored)
+
+
+def fragment_names(run: Run, source: Block) -> NDArray[np.uint64]:
+    """The fragment of the volume for each position of a local label in a block."""
+    labels, _ = read_counts(run.block_file("block_records", source.index))
+    return apply_lookup(labels, *read_map(run.block_file("stitch", source.index)))

@@ -5,23 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.arrays.agglomerate import MergeHistory
 from pipeline.errors import DataError
-from pipeline.storage.tables import read_meta, read_table, write_table
+from pipeline.storage.tables import read_meta, read_table
 
 HISTORY_COLUMNS = ("affinity_sum", "face_count", "key_u", "key_v", "kept", "absorbed")
-_META = ("threshold", "scale")
-
-
-def write_history(path: Path, history: MergeHistory) -> None:
-    """Keep a merge history: its arrays as columns, `threshold` and `scale` as metadata."""
-    columns: dict[str, NDArray[Any]] = {name: getattr(history, name) for name in HISTORY_COLUMNS}
-    write_table(path, columns, {name: getattr(history, name) for name in _META})
 
 
 def read_history(path: Path) -> MergeHistory:

@@ -6,15 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.relabel import apply_lookup, name_positions
-from pipeline.errors import DataError
-from pipeline.geometry import Block, BlockGrid, Roi, triple
+from pipeline.geometry import Block, BlockGrid, triple
 from pipeline.stages.agglomerate import read_lookup
 from pipeline.stages.base import BlockResult, Stage
-from pipeline.stages.block_tables import holding_blocks, read_counts, read_map
 from pipeline.stages.collect import without_small
-from pipeline.stages.fragments import fragments_grid, slot
+from pipeline.stages.fragments import fragment_names, held_blocks, read_positions
 from pipeline.stages.run import Run
-from pipeline.stages.segmentation import segment_grid
 from pipeline.storage.volume import Volume
 
 # Output is written in boxes of about this extent, whatever the user's block.
@@ -43,46 +40,30 @@ def _create_relabel(run: Run) -> None:
 
 
 def _relabel(block: Block, run: Run) -> BlockResult:
-    held = [b for b in segment_grid(run).overlapping(block.write) if _holds(run, b)]
+    held = held_blocks(run, block.write)
     if not held:
         return BlockResult("empty")
-    fragments = np.zeros(block.write.shape, np.uint64)
-    segments = np.zeros(block.write.shape, np.uint64)
-    in_fragments, in_segments = 0, 0
+    parts = []
     for source in held:
         part = source.write.intersect(block.write)
-        slices = part.relative_to(block.write).slices
-        positions = _read_positions(run, source, part)
-        names = _names(run, source)
-        in_fragments += name_positions(positions, names[0], fragments[slices])
-        in_segments += name_positions(positions, names[1], segments[slices])
-    if not in_fragments:
+        positions = read_positions(run, source, part)
+        if positions.any():
+            parts.append((part.relative_to(block.write).slices, positions, _names(run, source)))
+    if not parts:
         return BlockResult("empty")
-    run.volume("fragments").write(block.write, fragments)
-    run.volume("segments").write(block.write, segments)
-    return BlockResult(stats={"foreground": in_segments})
-
-
-def _holds(run: Run, block: Block) -> bool:
-    return block.index in holding_blocks(run, "fragments")
-
-
-def _read_positions(run: Run, source: Block, part: Roi) -> NDArray[np.uint32]:
-    """The positions of local labels in `part` of a block."""
-    local = run.volume("local_fragments")
-    stored = part.relative_to(source.write).shift(slot(fragments_grid(run), source).offset)
-    missing = local.missing_chunks(stored)
-    if missing:
-        raise DataError(
-            f"{local.path}: block {source.index} was computed, but its chunk {missing[0]} is gone"
-        )
-    return local.read(stored)
+    labels = np.zeros(block.write.shape, np.uint64)
+    foreground = 0
+    # One array for both: every voxel of a segment is one of a fragment, so none is left over.
+    for number, artifact in enumerate(("fragments", "segments")):
+        named = (name_positions(p, names[number], labels[slices]) for slices, p, names in parts)
+        foreground = sum(named)
+        run.volume(artifact).write(block.write, labels)
+    return BlockResult(stats={"foreground": foreground})
 
 
 def _names(run: Run, source: Block) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Fragment of the volume, and segment of the first threshold, for each local label."""
-    local, _ = read_counts(run.block_file("block_records", source.index))
-    fragments = apply_lookup(local, *read_map(run.block_file("stitch", source.index)))
+    fragments = fragment_names(run, source)
     lookup = read_lookup(run.block_file("block_lookups", source.index), 0)
     return fragments, without_small(run, 0, apply_lookup(fragments, *lookup))
 

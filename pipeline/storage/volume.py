@@ -219,6 +219,33 @@ class Volume:
         positions = self._chunk_positions(roi)
         return [p for p in positions if not folder.joinpath(*lead, *map(str, p)).exists()]
 
+    def absent_chunk(self, roi: Roi) -> Roi | None:
+        """The first part of `roi`, one chunk at most, of which something is not stored.
+
+        For any zarr volume, sharded ones too; None if every chunk is there.
+        """
+        if self._all_stored(roi):
+            return None
+        for position in self._chunk_positions(roi):
+            first = triple(tuple(p * c for p, c in zip(position, self.chunks, strict=True)))
+            part = Roi(first, self.chunks).intersect(roi)
+            if not self._all_stored(part):
+                return part
+        return roi
+
+    def holds_nothing(self, roi: Roi) -> bool:
+        """Whether `roi` is zero throughout because no chunk of it is stored; reads no voxel."""
+        store = self._store()
+        if store.fill_value is not None and np.any(store.fill_value):
+            return False
+        part = store[self._index(roi)]
+        return bool(part.storage_statistics(query_not_stored=True).result().not_stored)
+
+    def _all_stored(self, roi: Roi) -> bool:
+        part = self._store()[self._index(roi)]
+        found = part.storage_statistics(query_fully_stored=True).result()
+        return bool(found.fully_stored)
+
     def _chunk_positions(self, roi: Roi) -> Iterator[Triple]:
         spans = zip(roi.offset, roi.end, self.chunks, strict=True)
         for position in product(*(range(a // c, -(-e // c)) for a, e, c in spans)):

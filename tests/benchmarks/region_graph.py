@@ -24,7 +24,7 @@ from chain import scratch
 from measuring import high_water_mark, reset_high_water_mark, resident, run_measured
 from numba import njit
 from numpy.typing import NDArray
-from tables import print_table, save
+from printing import print_table, save
 from volumes import mix_bits, place_bits, smooth_row
 
 from pipeline.arrays.agglomerate import agglomerate, fragment_to_segment

@@ -33,7 +33,7 @@ from chain import (
     stage_counts,
 )
 from measuring import Usage, run_measured
-from tables import print_table, save
+from printing import print_table, save
 from volumes import describe, kept_volume
 
 from pipeline.geometry import BlockGrid, Triple
@@ -156,7 +156,7 @@ def print_start(imports: Usage, first: Usage, found: Results) -> None:
     ]
     rows += [[f"start, {name_of(k)}", m.start_cpu, m.start_wall] for k, m in found.items()]
     loading = found[None].start_cpu - imports.cpu
-    rows.append(["of it, serial: numba's cache and five tiny stages", loading, None])
+    rows.append(["of it, serial: numba's cache and tiny stages", loading, None])
     print_table(f"Starting: a volume of {TINY}, least of runs", ["", "CPU s", "wall s"], rows)
 
 
@@ -177,7 +177,7 @@ def print_chain(
     each.append(("floor: the same I/O alone", moving))
     rows = [[n, ns, ns / TARGET, ns / AIM, ns / VOLARA, ns / moving] for n, ns in each]
     print_table(
-        f"CPU of fragments, stitch, edges, agglomerate, relabel with I/O ({voxels:,} voxels)",
+        f"CPU from affinities to segments, with I/O ({voxels:,} voxels)",
         ["", "ns/voxel", "of 60 (target)", "of 40 (aim)", "of 2,080 (volara)", "of the floor"],
         rows,
     )

@@ -16,7 +16,7 @@ import machine
 import matplotlib
 from chain import TINY_VOXELS, ChainRun, common_options, run_chain, run_start, scratch
 from matplotlib import pyplot as plt
-from tables import print_table, save
+from printing import print_table, save
 from volumes import describe, kept_volume
 
 MIB = 2**20

@@ -10,6 +10,7 @@ from chain import TINY, scratch
 from measuring import run_measured
 from region_graph import CELL, Lattice, lattice
 from volumes import LOW, Sampler, describe, kept_volume, write_volume
+from worker_memory import worker_environment
 
 from pipeline.arrays.agglomerate import agglomerate, fragment_to_segment
 from pipeline.arrays.edges import sum_edges
@@ -122,6 +123,11 @@ def test_walls_bound_the_components():
 def test_a_command_that_fails_ends_the_benchmark_with_its_words():
     with pytest.raises(SystemExit, match="no such luck"):
         run_measured([sys.executable, "-c", "raise SystemExit('no such luck')"])
+
+
+def test_workers_are_measured_in_the_environment_that_they_get():
+    assert worker_environment()["OMP_NUM_THREADS"] == "1"
+    assert all(isinstance(value, str) for value in worker_environment().values())
 
 
 def test_scratch_is_removed_whatever_happens(tmp_path):

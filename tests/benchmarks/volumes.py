@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -304,14 +305,20 @@ def kept_volume(folder: Path, shape: Triple, seed: int = 0) -> tuple[Path, Share
     name = f"affinities_{'x'.join(map(str, shape))}_seed{seed}_v{VERSION}"
     path, note = folder / f"{name}.zarr", folder / f"{name}.json"
     if not (path.exists() and note.exists()):
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f"{name}.unfinished.zarr"
-        for old in (path, unfinished):
-            remove_tree(old)
-        shares = write_volume(unfinished, shape, seed)
-        unfinished.rename(path)
+        remove_tree(path)
+        shares = make_volume(path, shape, seed)
         note.write_text(json.dumps(asdict(shares)))
     return path, Shares(**json.loads(note.read_text()))
+
+
+def make_volume(path: Path, shape: Triple, seed: int = 0) -> Shares:
+    """As `write_volume`, but `path` is there only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.stem + ".unfinished.zarr")
+    remove_tree(unfinished)
+    shares = write_volume(unfinished, shape, seed)
+    unfinished.rename(path)
+    return shares
 
 
 def write_volume(path: Path, shape: Triple, seed: int = 0) -> Shares:
@@ -358,9 +365,11 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), default=(512,) * 3)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.out.exists():
+        sys.exit(f"{given.out} exists already")
     machine.print_facts()
     began, used = time.monotonic(), time.process_time()
-    shares = write_volume(given.out, tuple(given.shape), given.seed)
+    shares = make_volume(given.out, tuple(given.shape), given.seed)
     print(describe(shares))
     print(f"{time.monotonic() - began:.1f} s, {time.process_time() - used:.1f} s of CPU")
 

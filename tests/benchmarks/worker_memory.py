@@ -17,7 +17,7 @@ from typing import Any
 import machine
 from chain import run_chain, run_start, scratch
 from measuring import high_water_mark, reset_high_water_mark, resident, run_measured
-from tables import print_table, save
+from printing import print_table, save
 from volumes import describe, kept_volume
 
 TARGET = 24.0  # bytes a voxel of the block

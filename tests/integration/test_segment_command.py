@@ -273,3 +273,76 @@ def test_perfect_affinities_of_thirty_neurons_have_no_split_and_no_merge(axonloo
     assert (overall["splits"], overall["merges_total"]) == (0, 0)
     assert overall["nerl"] == pytest.approx(1.0)
     assert overall["edge_accuracy"] == pytest.approx(100.0)
+
+
+def test_absent_chunks_are_zeros_unless_they_are_required(axonloom, tmp_path):
+    data = random_affinities()
+    data[:, :32] = 0
+    path = tmp_path / "sparse.zarr"
+    made = zarr.create_array(path, shape=data.shape, dtype=data.dtype, chunks=(3, 32, 32, 32))
+    made[:, 32:] = data[:, 32:]
+    arguments = ("segment", "--affinities", path, *SETTINGS, "--block", 16, 35, 45, "--serial")
+    done = axonloom(*arguments, "--out", tmp_path / "zeros")
+    assert done.code == 0, done.err
+    # The affinities of plane 32 reach plane 31.
+    assert not array(tmp_path / "zeros", "segments.zarr")[:31].any()
+    assert array(tmp_path / "zeros", "segments.zarr")[31:].any()
+    done = axonloom(*arguments, "--out", tmp_path / "required", "--require-chunks")
+    assert done.code == 1
+    assert "stage fragments: 8 of 12 blocks failed" in done.err
+    assert "nothing is stored for [0:17, 0:32, 0:32]" in done.err
+    made[:] = data + 1  # a chunk of zeros would not be stored
+    done = axonloom(*arguments, "--out", tmp_path / "complete", "--require-chunks")
+    assert done.code == 0, done.err
+
+
+def test_groups_do_not_show(axonloom, volumes, reference, tmp_path):
+    done = axonloom(
+        "segment", "--affinities", volumes["phantom"], "--out", tmp_path / "out", *SETTINGS,
+        "--block", *BLOCKS["odd"], "--group", 20, 40, 40, "--workers", 2, "--order", "shuffled",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    same_as(reference("phantom"), tmp_path / "out")
+    status = axonloom("status", tmp_path / "out")
+    assert "moved up" in status.out
+
+
+def test_the_engine_waterz_takes_the_same_fragments(axonloom, volumes, reference, tmp_path):
+    arguments = ("segment", "--affinities", volumes["phantom"], *SETTINGS, "--engine", "waterz")
+    for name, block in (("even", BLOCKS["even"]), ("odd", BLOCKS["odd"])):
+        done = axonloom(*arguments, "--out", tmp_path / name, "--block", *block, "--serial")
+        assert done.code == 0, done.err
+    same_as(tmp_path / "even", tmp_path / "odd")
+    exact = reference("phantom")
+    for part in ("edges/edges.arrow",):
+        assert (tmp_path / "odd" / part).read_bytes() == (exact / part).read_bytes()
+    fragments = array(exact, "fragments.zarr")
+    np.testing.assert_array_equal(array(tmp_path / "odd", "fragments.zarr"), fragments)
+    segments = array(tmp_path / "odd", "segments.zarr")
+    np.testing.assert_array_equal(segments > 0, fragments > 0)
+    count = len(np.unique(segments)), len(np.unique(array(exact, "segments.zarr")))
+    assert abs(count[0] - count[1]) < 0.05 * count[1], "ties are all that may differ"
+    assert list((tmp_path / "odd" / "history").iterdir()) == []
+    done = axonloom(
+        *arguments, "--out", tmp_path / "median", "--block", *BLOCKS["odd"], "--serial",
+        "--scoring", "quantile_50",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert (array(tmp_path / "median", "segments.zarr") != segments).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scoring", "quantile_50"), "quantile_50 needs engine: waterz"),
+        (("--engine", "fast"), "segment.engine"),
+        (("--engine", "waterz", "--scoring", "quantile_51"), "segment.scoring"),
+    ],
+)
+def test_engines_that_do_not_exist_are_refused(axonloom, volumes, tmp_path, options, message):
+    done = axonloom(
+        "segment", "--affinities", volumes["random"], "--out", tmp_path / "out", *options
+    )
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "out").exists()

@@ -22,12 +22,9 @@ from pipeline.arrays.delayed import (
     add_graphs,
     agglomerate_group,
     compose_lookup,
-    inner_rows,
-    passing_pairs,
 )
 from pipeline.arrays.edges import EdgeTable, sum_edges
 from pipeline.arrays.labels import SparseMap
-from pipeline.arrays.stitch import merge_maps, resolve
 
 QUICK = settings(deadline=None, max_examples=100, derandomize=True)
 LEVELS = [0.0, 0.2, 0.5, 0.8]
@@ -279,12 +276,7 @@ def test_groups_do_not_show(tree: Tree, data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     needless = data.draw(st.sampled_from([0.0, 0.0, 0.1]))
     extra = {i for i in ids_of([tree.table]) if rng.random() < needless}
-    blocks = tree.blocks
-    if data.draw(st.booleans()):
-        maps = [resolve(passing_pairs(table, threshold, tree.scale)) for table in blocks]
-        roots = merge_maps(maps)
-        blocks = [inner_rows(table, roots) for table in blocks]
-    histories = climb(tree, blocks, threshold, extra)
+    histories = climb(tree, tree.blocks, threshold, extra)
     union = merge_histories([history for level in histories for history in level])
     whole = agglomerate(tree.table, threshold, tree.scale)
     assert merges_of(union) == merges_of(whole)

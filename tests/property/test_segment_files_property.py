@@ -6,6 +6,7 @@ files must be the same, byte for byte, and must hold what the slow reference com
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from collections import Counter
@@ -30,7 +31,7 @@ from references import (
 from strategies import any_block_shapes, fractions_near, stored_affinities
 
 from flows.runs import prepare, run_stages
-from pipeline.config import parse_config
+from pipeline.config import SegmentConfig, parse_config
 from pipeline.geometry import Triple
 from pipeline.stages import plan
 from pipeline.storage.tables import read_meta, read_table
@@ -59,8 +60,19 @@ def segment(
     *,
     order: Order | None = None,
     workers: int = 0,
+    slab_voxels: int | None = None,
 ) -> Path:
-    """Run the stages that lead from the affinities to the results, and no others."""
+    """Run the stages that lead from the affinities to the results, and no others.
+
+    Args:
+        out: the run directory.
+        affinities: as they lie on disk.
+        section: the settings of the segmentation.
+        chunk: of the final volumes.
+        order: of the blocks.
+        workers: processes; 0 is none but this.
+        slab_voxels: how tables of the whole volume are cut, which is not to be set by users.
+    """
     execution = {"kind": "local", "workers": workers} if workers else {"kind": "serial"}
     config = parse_config(
         {
@@ -76,9 +88,17 @@ def segment(
         if wanted & set(stage.writes):
             names.append(stage.name)
             wanted |= {*stage.reads, *stage.optional}
-    run, stages = prepare(config, only=names)
-    run_stages(run, stages, order=order)
+    with pytest.MonkeyPatch.context() as patch:
+        if slab_voxels is not None and importlib.util.find_spec("pipeline.stages.id_slabs"):
+            patch.setattr("pipeline.stages.id_slabs._SLAB_VOXELS", slab_voxels)
+        run, stages = prepare(config, only=names)
+        run_stages(run, stages, order=order)
     return out
+
+
+def grouped(group: Triple) -> dict[str, Triple]:
+    """The setting of how blocks are grouped, where there is one."""
+    return {"group": group} if "group" in SegmentConfig.model_fields else {}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -185,14 +205,18 @@ def test_no_file_shows_the_blocks(data: st.DataObject) -> None:
     z, y, x = affinities.shape[1:]
     section = data.draw(sections(affinities))
     chunk = data.draw(st.sampled_from([(64, 64, 64), (2, 3, 4)]))
-    block = data.draw(any_block_shapes((z, y, x)))
+    cut = {"block": data.draw(any_block_shapes((z, y, x)))}
+    cut |= grouped(data.draw(any_block_shapes((z, y, x))))
+    slab_voxels = data.draw(st.integers(1, z * y * x))
     seed = data.draw(st.none() | st.integers(0, 2**31))
     order = Order() if seed is None else Order("shuffled", seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = save(folder / "affinities.zarr", affinities)
         whole = segment(folder / "whole", path, section | {"block": (z, y, x)}, chunk)
-        blocks = segment(folder / "b", path, section | {"block": block}, chunk, order=order)
+        blocks = segment(
+            folder / "blocks", path, section | cut, chunk, order=order, slab_voxels=slab_voxels
+        )
         assert_same_files(blocks, whole)
         assert_results_are_those_of_the_reference(whole, affinities, section)
         assert edges_below(blocks / "edges") == edges_below(whole / "edges")
@@ -224,7 +248,8 @@ def cut_every_way(
     whole = segment(folder / "whole", path, section | {"block": shape}, (64, 64, 64))
     assert_results_are_those_of_the_reference(whole, affinities, section)
     for number, block in enumerate(blocks):
-        out = segment(folder / str(number), path, section | {"block": block}, (64, 64, 64), **how)
+        cut = {"block": block, **grouped(block)}
+        out = segment(folder / str(number), path, section | cut, (64, 64, 64), **how)
         assert_same_files(out, whole)
         assert edges_below(out / "edges") == edges_below(whole / "edges")
 

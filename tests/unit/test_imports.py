@@ -25,6 +25,7 @@ ALLOWED = {
     "pipeline.config": (
         *GROUND,
         "pipeline.arrays.skeleton_settings",
+        "pipeline.arrays.waterz_process",
         "pipeline.learning.settings",
         "pipeline.storage.atomic",
     ),

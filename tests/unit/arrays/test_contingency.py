@@ -284,33 +284,6 @@ def test_large_counts_do_not_overflow():
         assert scores[name] == pytest.approx(expected[name], rel=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_scores_equal_those_of_scikit_image(seed):
-    metrics = pytest.importorskip("skimage.metrics")
-    fragments, truth = random_labels(seed, (12, 17, 23))
-    truth[truth == IGNORE] = 0
-    scores = score_contingency(count_contingency(fragments, truth))
-    keep = truth != 0
-    split, merge = metrics.variation_of_information(truth[keep], fragments[keep])
-    assert (scores["voi_split"], scores["voi_merge"]) == pytest.approx((split, merge))
-    # Labels of its own table start at 0; it calls precision what is recall elsewhere.
-    error, one, other = metrics.adapted_rand_error(
-        truth.astype(np.int64), fragments.astype(np.int64)
-    )
-    assert scores["adapted_rand_error"] == pytest.approx(error)
-    found = scores["adapted_rand_precision"], scores["adapted_rand_recall"]
-    assert sorted(found) == pytest.approx(sorted((one, other)))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_ari_equals_that_of_scikit_learn(seed):
-    cluster = pytest.importorskip("sklearn.metrics.cluster")
-    fragments, truth = random_labels(seed, (12, 17, 23))
-    scores = score_contingency(count_contingency(fragments, truth))
-    keep = (truth != 0) & (truth != IGNORE)
-    assert scores["ari"] == pytest.approx(cluster.adjusted_rand_score(truth[keep], fragments[keep]))
-
-
 # --- what is refused
 
 

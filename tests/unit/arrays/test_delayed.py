@@ -14,12 +14,9 @@ from pipeline.arrays.delayed import (
     add_graphs,
     agglomerate_group,
     compose_lookup,
-    inner_rows,
-    passing_pairs,
 )
 from pipeline.arrays.edges import EdgeTable
 from pipeline.arrays.labels import SparseMap
-from pipeline.arrays.stitch import resolve
 from pipeline.errors import DtypeError, InputError, ShapeError
 
 COLUMNS = ("u", "v", "affinity_sum", "face_count", "key_u", "key_v")
@@ -168,21 +165,6 @@ def test_two_blocks_and_their_parent_make_the_whole() -> None:
     assert (ids.tolist(), segments.tolist()) == ([3, 4, 5, 6], [1, 1, 1, 1])
 
 
-# --- Components that are known beforehand
-
-
-def test_rows_between_components_leave_first() -> None:
-    # 1-2 fails here, but another part of the contact might pass: then 1, 2 and 3 are one component.
-    edges = table((1, 2, 10, 1), (2, 3, 200, 1), (3, 4, 20, 1), (4, 5, 130, 1))
-    pairs = passing_pairs(edges, 0.5)
-    assert pairs.tolist() == [[2, 3], [4, 5]]
-    inside = inner_rows(edges, resolve(pairs))
-    assert inside.u.tolist() == [2, 4]
-    with_other = np.concatenate([pairs, passing_pairs(table((1, 2, 250, 1)), 0.5)])
-    inside = inner_rows(edges, resolve(with_other))
-    assert (inside.u.tolist(), inside.affinity_sum.tolist()) == ([1, 2, 4], [10, 200, 130])
-
-
 # --- Graphs
 
 
@@ -246,8 +228,6 @@ def test_bad_input_is_refused() -> None:
         agglomerate_group(rows, nobody, 1.5)
     with pytest.raises(InputError, match="uint16"):
         agglomerate_group(RegionGraph.from_edges(table((1, 2, 300, 1))), nobody, 0.5)
-    with pytest.raises(InputError, match="without faces"):
-        passing_pairs(table((1, 2, 0, 0)), 0.5)
 
 
 def test_input_is_not_changed() -> None:

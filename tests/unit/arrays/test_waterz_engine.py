@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -316,9 +317,17 @@ def test_a_process_short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         agglomerate_with_waterz(affinities, fragments, [0.5])
 
 
-def test_no_compiler_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_that_does_not_fit_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waterz_engine, "_command", lambda _: dies("raise MemoryError('1 TiB')"))
+    with pytest.raises(StageError, match=r"exit code 1; probably out of memory(?s:.)*1 TiB"):
+        agglomerate_with_waterz(*chain(10, 200), [0.5])
+
+
+def test_no_compiler_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     unshipped = "OneMinus<MaxAffinity<RegionGraphType, ScoreValue>>"
     monkeypatch.setattr(waterz_engine, "scoring_function", lambda _: unshipped)
+    (tmp_path / "witty.py").write_text("compile_cython = print")  # what waterz would compile with
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(StageError, match=r"MaxAffinity.*requires witty"):
         agglomerate_with_waterz(*chain(10, 200), [0.5])
 
@@ -341,26 +350,33 @@ def test_it_runs_in_a_daemon() -> None:
     assert worker.exitcode == 0
 
 
-_WATCHED = """
-import sys, time
-from pipeline.arrays.waterz_process import end_with_parent
-end_with_parent()
-print("ready", flush=True)
-time.sleep(60)
-print("survived", flush=True)
+_WAITS = """
+import pathlib, subprocess, sys
+from pipeline.arrays.waterz_engine import _command
+subprocess.run(_command(pathlib.Path(sys.argv[1])))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
-def test_the_process_ends_with_the_one_that_started_it() -> None:
-    waits = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-    command = [sys.executable, "-c", waits, _WATCHED]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as worker:
+def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text("{}")
+    os.mkfifo(tmp_path / "affinities.npy")
+    with subprocess.Popen(
+        [sys.executable, "-c", _WAITS, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as worker:
         assert worker.stdout is not None
-        assert worker.stdout.readline() == b"ready\n"
+        affinities = os.open(tmp_path / "affinities.npy", os.O_WRONLY)  # waits for the reader
         worker.kill()
-        assert worker.stdout.read() == b"", "whoever holds the other end must be gone"
+        # A process that has outlived its worker reads the end of the file, and says so.
+        in_vain = threading.Timer(20, os.close, [affinities])
+        in_vain.start()
+        said = worker.stdout.read()  # ends when both have
+        in_vain.cancel()
+        assert said == b""
+        os.close(affinities)
 
 
 # --- What is refused
@@ -411,3 +427,12 @@ def test_more_faces_than_its_quantiles_count(monkeypatch: pytest.MonkeyPatch) ->
     for scoring in ("mean", "quantile_45"):
         found = agglomerate_with_waterz(affinities, fragments, [0.3], scoring=scoring)  # type: ignore
         assert as_dict(found[0.3]) == {2: 1}
+
+
+def test_contact_faces_are_voxel_pairs_of_two_fragments() -> None:
+    fragments = np.random.default_rng(0).integers(0, 3, (3, 4, 5)).astype(np.uint64)
+    expected = 0
+    for axis in range(3):
+        here = np.moveaxis(fragments, axis, 0)
+        expected += int(((here[1:] * here[:-1] > 0) & (here[1:] != here[:-1])).sum())
+    assert waterz_engine._contact_faces(fragments) == expected

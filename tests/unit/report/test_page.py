@@ -16,6 +16,7 @@ from pipeline.arrays.skeleton import Skeleton
 from pipeline.geometry import Roi
 from pipeline.report.facts import (
     InputFacts,
+    LevelFacts,
     LineSet,
     OutputFile,
     ProjectionFacts,
@@ -362,3 +363,11 @@ def test_advice_without_scores_and_at_the_end_of_a_sweep():
     edge = replace(full(), threshold=ThresholdFacts([0.2, 0.4, 0.6], {"a": [1, 2, 3]}, 0.6))
     assert any("at the end of those tried" in t for t, _ in advice(edge))
     assert not any("at the end" in t for t, _ in advice(full()))
+
+
+def test_the_levels_of_the_agglomeration_are_told():
+    levels = [LevelFacts(0, 8, 1000, 250, 600, 180), LevelFacts(1, 1, 250, 0, 90, 250)]
+    html = render_report(replace(full(), levels=levels))
+    assert "Agglomeration, level by level" in html
+    assert ">25.0<" in html
+    assert "level by level" not in full_html()

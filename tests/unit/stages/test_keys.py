@@ -36,6 +36,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "run_dir": ("elsewhere", NONE),
     "input.voxel_size_nm": ([900, 400, 400], ALL),
     # Tracings are scored and tuned on; labels are trained on.
+    "input.require_chunks": (True, SEGMENTED),
     "input.swc.axes": ("zyx", TUNED),
     "input.swc.unit": ("um", TUNED),
     "input.swc.offset": ([0, 0, 1], TUNED),
@@ -66,6 +67,9 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "predict_block": ([64, 64, 64], PREDICTED),
     "segment.block": ([16, 16, 16], SEGMENTED | {"baseline"}),
     "segment.group": ([16, 16, 16], MERGED),
+    # Tuning is for the exact engine: see test_agglomerate_stage.
+    "segment.engine": ("waterz", MERGED),
+    "segment.scoring": ("quantile_50", MERGED),
     "segment.tune": (False, SEGMENTED | {"baseline"}),
     "segment.low": (0.4, NONE),
     "segment.high": (0.9, NONE),
@@ -182,6 +186,8 @@ def test_a_parameter_reaches_what_depends_on_it(values, path):
     if path.startswith("execution.") and path != "execution.workers":
         kind = {"execution.address": "address"}.get(path)
         after["execution"] |= {"kind": kind} if kind else {}
+    if path == "segment.scoring":
+        after["segment"]["engine"] = "waterz"
     assert changes(keys_of(values), keys_of(after)) == expected
 
 

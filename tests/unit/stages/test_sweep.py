@@ -22,13 +22,9 @@ from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import BlockGrid, Roi
 from pipeline.report.sweep_chart import as_png, as_svg, draw_sweep
 from pipeline.stages import sweep as stages
-from pipeline.stages.history import (
-    HISTORY_COLUMNS,
-    history_reach,
-    read_history,
-    write_history,
-)
+from pipeline.stages.history import HISTORY_COLUMNS, history_reach, read_history
 from pipeline.stages.keys import stage_keys
+from pipeline.stages.merge_runs import write_run, write_whole_history
 from pipeline.stages.run import Run
 from pipeline.stages.sweep import (
     best_thresholds,
@@ -69,6 +65,13 @@ def a_history(scores=((9, 1), (8, 1), (5, 1)), threshold=0.01):
     total, count = np.array(scores, np.uint64).reshape(-1, 2).T
     columns = [np.array(c, np.uint64) for c in (kept, absorbed, kept, absorbed)]
     return MergeHistory(total, count, *columns, threshold, 255)
+
+
+def write_history(path, history):
+    run = path.with_name("run.arrow")
+    write_run(run, history)
+    write_whole_history(path, [run])
+    run.unlink()
 
 
 def same_history(a, b):
