@@ -200,6 +200,8 @@ def _outcome(future: Future, index: int) -> tuple[Mark, bool]:
 _WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": 2**31,
     "MALLOC_MMAP_THRESHOLD_": 2**32,
+    # Memory that one thread frees is then there for all: a worker needs half as much.
+    "MALLOC_ARENA_MAX": 1,
     "OMP_NUM_THREADS": 1,
     "MKL_NUM_THREADS": 1,
     "OPENBLAS_NUM_THREADS": 1,

@@ -29,11 +29,13 @@ class BlockGraph:
         edges: of the voxel pairs that the block owns.
         counts: fragments in the block, increasing, and their voxels there.
         borders: per axis, the fragments that touch across the block's lower face, on both sides.
+        slabs: (n,) int64, increasing, the slabs of ids in which it has rows.
     """
 
     edges: EdgeTable
     counts: tuple[NDArray[np.uint64], NDArray[np.uint64]]
     borders: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
+    slabs: NDArray[np.int64]
 
 
 def write_record(path: Path, found: BlockFragments) -> None:
@@ -54,12 +56,18 @@ def write_graph(path: Path, graph: BlockGraph) -> None:
     """Keep the graph of a block as one file."""
     borders = {f"border_{axis}": graph.borders[axis] for axis in range(3)}
     ids, voxels = graph.counts
-    write_arrays(path, {**_columns(graph.edges), "ids": ids, "voxels": voxels, **borders})
+    more = {"ids": ids, "voxels": voxels, "slabs": graph.slabs}
+    write_arrays(path, {**_columns(graph.edges), **more, **borders})
 
 
 def read_border(path: Path, axis: int) -> NDArray[np.uint64]:
     """The fragments that touch across the lower face of a block's graph, or a group's."""
     return read_arrays(path, (f"border_{axis}",))[f"border_{axis}"]
+
+
+def read_slabs(path: Path) -> NDArray[np.int64]:
+    """The slabs of ids in which a block's graph has rows."""
+    return read_arrays(path, ("slabs",))["slabs"]
 
 
 def read_counts(path: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -1,8 +1,9 @@
 """Collect: edges, history, lookups and sizes of the whole volume, in tables without blocks.
 
-1. For each slab of ids, the sizes of its segments.
-2. For each slab, its edges and the segments of its fragments.
-3. The parts one after the other, as one file a table.
+1. Which blocks have rows of which slab of ids.
+2. For each slab, the sizes of its segments.
+3. For each slab, its edges and the segments of its fragments.
+4. The parts one after the other, as one file a table.
 
 The files are the same for every blocking. None of the steps holds more than a slab, or a sixteenth
 of the history.
@@ -25,7 +26,7 @@ from pipeline.stages.agglomerate import read_lookup, read_lookups, write_lookups
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.block_tables import EDGE_COLUMNS, read_counts, read_edges
 from pipeline.stages.block_tree import Rounds
-from pipeline.stages.id_slabs import blocks_of, id_slabs, inside, slab_of
+from pipeline.stages.id_slabs import blocks_of, id_slabs, inside, slab_of, write_index
 from pipeline.stages.merge_runs import write_whole_history
 from pipeline.stages.run import Run
 from pipeline.stages.segmentation import segmentation_choice, untuned
@@ -34,14 +35,17 @@ from pipeline.storage.tables import read_arrays, write_arrays, write_long_table
 
 def _rounds(run: Run) -> Rounds:
     slabs = id_slabs(run)
-    return Rounds((slabs, slabs, one_block(run)))
+    return Rounds((one_block(run), slabs, slabs, one_block(run)))
 
 
 def _collect(block: Block, run: Run) -> BlockResult:
     step, cell = _rounds(run).place(block.index)
     if step == 0:
-        return _sum_sizes(cell, run)
+        write_index(run)
+        return BlockResult()
     if step == 1:
+        return _sum_sizes(cell, run)
+    if step == 2:
         return _gather(cell, run)
     return _write_tables(run)
 
@@ -169,13 +173,12 @@ COLLECT = Stage(
     version=1,
     reads=(
         "block_graphs",
-        "slabs",
         "merge_runs",
         "block_lookups",
         "segment_sizes",
     ),
     optional=("tuning",),
-    writes=("slab_sizes", "slab_tables", "edges", "history", "lookup"),
+    writes=("slab_index", "slab_sizes", "slab_tables", "edges", "history", "lookup"),
     parameters=lambda run: {
         **untuned(run, "thresholds"),
         "min_voxels": run.config.segment.min_voxels,

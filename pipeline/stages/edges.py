@@ -27,7 +27,7 @@ from pipeline.stages.block_tables import (
     read_map,
     write_graph,
 )
-from pipeline.stages.id_slabs import note_slabs
+from pipeline.stages.id_slabs import slab_of
 from pipeline.stages.run import Run
 from pipeline.stages.segmentation import segment_grid
 
@@ -45,10 +45,11 @@ def _edges(block: Block, run: Run) -> BlockResult:
         borders.append(border)
     labels, voxels = read_counts(record)
     counts = sum_counts(apply_lookup(labels, *stitched), voxels)
-    graph = BlockGraph(sum_edges(tables), counts, (borders[0], borders[1], borders[2]))
+    edges = sum_edges(tables)
+    slabs = np.unique(slab_of(run, np.concatenate([counts[0], edges.u])))
+    graph = BlockGraph(edges, counts, (borders[0], borders[1], borders[2]), slabs)
     write_graph(run.block_file("block_graphs", block.index), graph)
-    note_slabs(run, block.index, np.concatenate([counts[0], graph.edges.u]))
-    return BlockResult(stats={"edges": len(graph.edges)})
+    return BlockResult(stats={"edges": len(edges)})
 
 
 def _across(
@@ -74,15 +75,14 @@ def _union(a: SparseMap, b: SparseMap) -> SparseMap:
 
 
 def _create(run: Run) -> None:
-    for name in EDGES.writes:
-        run.path(name).mkdir(parents=True)
+    run.path("block_graphs").mkdir(parents=True)
 
 
 EDGES = Stage(
     name="edges",
     version=2,
     reads=("block_records", "stitch"),
-    writes=("block_graphs", "slabs"),
+    writes=("block_graphs",),
     parameters=lambda _run: {},
     grid=segment_grid,
     create=_create,

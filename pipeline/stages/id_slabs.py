@@ -1,17 +1,22 @@
 """Slabs of ids: how tables of the whole volume are cut, whatever the blocks.
 
 An id is 1 + a linear voxel index, so the ids of a slab of whole planes are a range. A slab's rows
-are spread over the blocks that its fragments reach; each block notes in which slabs it has rows.
+are spread over the blocks that its fragments reach; each block's graph says in which slabs it has
+rows, and the index gathers that.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Block, BlockGrid
+from pipeline.stages.block_tables import holding_blocks, read_slabs
 from pipeline.stages.run import Run
-from pipeline.storage.atomic import write_text
+from pipeline.storage.tables import read_table, write_table
 
 # Voxels of a slab: bounds what one step holds, and is the same for all runs on a volume.
 _SLAB_VOXELS = 2**28
@@ -34,13 +39,30 @@ def inside(run: Run, slab: Block, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
     return slab_of(run, ids) == slab.index
 
 
-def note_slabs(run: Run, block: int, ids: NDArray[np.uint64]) -> None:
-    """Note that a block has rows of these ids."""
-    for slab in np.unique(slab_of(run, ids)).tolist():
-        write_text(run.path("slabs") / f"{slab:06d}" / f"{block:09d}", "")
+def write_index(run: Run) -> None:
+    """Gather which blocks have rows of which slab."""
+    slabs, blocks = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for index in sorted(holding_blocks(run, "fragments")):
+        found = read_slabs(run.block_file("block_graphs", index))
+        slabs.append(found)
+        blocks.append(np.full(len(found), index))
+    columns = {"slab": np.concatenate(slabs), "block": np.concatenate(blocks)}
+    write_table(_index_file(run), columns)
 
 
 def blocks_of(run: Run, slab: Block) -> list[int]:
     """The blocks that have rows of a slab, increasing."""
-    folder = run.path("slabs") / f"{slab.index:06d}"
-    return sorted(int(path.name) for path in folder.glob("[0-9]*"))
+    path = _index_file(run)
+    slabs, blocks = _index(path, path.stat().st_mtime_ns)
+    found: list[int] = blocks[slabs == slab.index].tolist()
+    return found
+
+
+def _index_file(run: Run) -> Path:
+    return run.path("slab_index") / "index.arrow"
+
+
+@lru_cache(maxsize=2)
+def _index(path: Path, _mtime_ns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    columns = read_table(path)
+    return columns["slab"], columns["block"]

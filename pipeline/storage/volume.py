@@ -210,7 +210,11 @@ class Volume:
             raise ShapeError(f"{self.path}: expected data of shape {expected}, got {data.shape}")
         if data.dtype != self.dtype:
             raise DtypeError(f"{self.path}: expected {self.dtype}, got {data.dtype}")
-        self._store()[self._index(roi)].write(data).result()
+        store = self._store()
+        # tensorstore copies all chunks of a write before it compresses them; in layers it holds one.
+        for layer in self._layers(roi):
+            part = data[(..., *layer.relative_to(roi).slices)]
+            store[self._index(layer)].write(part).result()
 
     def missing_chunks(self, roi: Roi) -> list[Triple]:
         """Chunk positions (z, y, x) inside `roi` that have no file. For volumes of this project."""
@@ -250,6 +254,13 @@ class Volume:
         spans = zip(roi.offset, roi.end, self.chunks, strict=True)
         for position in product(*(range(a // c, -(-e // c)) for a, e, c in spans)):
             yield triple(position)
+
+    def _layers(self, roi: Roi) -> Iterator[Roi]:
+        """`roi` cut along z at the borders of chunks."""
+        thick = self.chunks[0]
+        for first in range(roi.offset[0] // thick * thick, roi.end[0], thick):
+            begin, end = max(first, roi.offset[0]), min(first + thick, roi.end[0])
+            yield Roi.between((begin, *roi.offset[1:]), (end, *roi.end[1:]))
 
     def _require_inside(self, roi: Roi) -> None:
         if not self.roi.contains(roi):

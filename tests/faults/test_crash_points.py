@@ -208,17 +208,15 @@ class Recording:
             action()
         return cls(writes, [*photos, photograph(folder)])
 
-    def states(self, at_most: int = sys.maxsize) -> list[tuple[str, Photo]]:
-        """Every state that a kill can leave, with its name, or so many of them, evenly spread."""
+    def states(self) -> list[tuple[str, Photo]]:
+        """Every state that a kill can leave, with its name; none twice."""
         known = {}
         for name, state in self._states():
             # What an unfinished file holds makes no other state.
             plain = ((n, "" if UNFINISHED.search(n) else data) for n, data in state.items())
             identity = frozenset((UNFINISHED.sub("", n), data) for n, data in plain)
             known.setdefault(identity, (name, state))
-        found = list(known.values())
-        count = min(at_most, len(found))
-        return [found[i * len(found) // count] for i in range(count)]
+        return list(known.values())
 
     def _states(self) -> Iterator[tuple[str, Photo]]:
         pairs = itertools.pairwise(self.photos)
@@ -230,6 +228,12 @@ class Recording:
             for state in cut_short(write, before, after):
                 yield f"in write {number}, {write}", state
         yield "after the last write", self.photos[-1]
+
+
+def spread(states: list[tuple[str, Photo]], at_most: int) -> list[tuple[str, Photo]]:
+    """So many of the states, from first to last."""
+    count = min(at_most, len(states))
+    return [states[i * len(states) // count] for i in range(count)]
 
 
 # --- running
@@ -403,9 +407,9 @@ def test_killed_at_any_write_it_ends_in_the_same_bytes(
     affinities, folder, undisturbed, recorded, earlier
 ):
     """Every state of a run in an empty folder, some of one that replaces results."""
-    expected, recording = undisturbed(), recorded(earlier)
+    expected, states = undisturbed(), recorded(earlier).states()
     wrong = {}
-    for name, state in recording.states(*([] if earlier == "nothing" else [30])):
+    for name, state in states if earlier == "nothing" else spread(states, 30):
         found = faults(state, folder, expected, lambda: segment(folder, affinities))
         if found:
             wrong[name] = found
@@ -418,9 +422,10 @@ def test_killed_while_it_replaces_results_it_can_go_back_to_them(
     affinities, folder, undisturbed, recorded, earlier
 ):
     changes = EARLIER[earlier]
-    expected, recording = undisturbed(**changes), recorded(earlier)
+    expected, states = undisturbed(**changes), recorded(earlier).states()
+    half_gone = [(name, state) for name, state in states if "os.rem" in name or "os.rmdir" in name]
     wrong = {}
-    for name, state in recording.states(10):
+    for name, state in [*spread(half_gone, 12), *spread(states, 5)]:
         restore(state, folder)
         segment(folder, affinities, **changes)
         found = differences(results(photograph(folder)), expected)

@@ -53,6 +53,7 @@ HOMES = {
     "safetensors": ("pipeline.learning",),
     "kimimaro": ("pipeline.arrays",),
     "numba": ("pipeline.arrays", "pipeline.learning"),
+    "waterz": ("pipeline.arrays",),
     "matplotlib": ("pipeline.report",),
     "neuroglancer": ("pipeline.report",),
     "yaml": ("pipeline.config",),

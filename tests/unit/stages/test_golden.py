@@ -19,7 +19,7 @@ SHAPE = (13, 21, 34)
 GOLDEN = {
     "fragments": (2, "7d7ad4c0be66db80"),
     "stitch": (2, "1b82daf8faafd7c5"),
-    "edges": (2, "71ed0ee9feb9cf85"),
+    "edges": (2, "6a5b5b94f9a680b9"),
     "agglomerate": (2, "65e70227065763d6"),
     "collect": (1, "0e185181e897da8b"),
     "relabel": (2, "c9d9b4372d42408b"),

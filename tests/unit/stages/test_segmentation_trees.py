@@ -74,7 +74,7 @@ def test_trees_and_slabs_do_not_show(
     monkeypatch.setattr(pipeline.stages.id_slabs, "_SLAB_VOXELS", voxels)
     run = segment(tmp_path / "cut", affinities, block, group, min_voxels, "shuffled")
     assert len(AGGLOMERATE.grid(run).rounds) >= 3
-    assert len(COLLECT.grid(run)) == 2 * -(-SHAPE[0] // slab_planes) + 1
+    assert len(COLLECT.grid(run)) == 2 * -(-SHAPE[0] // slab_planes) + 2
     found = files(run)
     assert sorted(found) == sorted(whole[min_voxels])
     assert [name for name in found if found[name] != whole[min_voxels][name]] == []
