@@ -11,11 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.progress import QuietProgress, TerminalProgress
-from flows.report import write_report
 from flows.runs import prepare, run_stages
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
-from pipeline.report.viewer import serve
 from pipeline.stages import plan
 from pipeline.stages.evaluate import EVALUATE
 from pipeline.stages.run import Run
@@ -47,6 +45,8 @@ def launch(
 
 def report_and_tell(directory: Path) -> None:
     """Write the report of a finished run and say what came out."""
+    from flows.report import write_report  # matplotlib: a second that other commands do not need
+
     write_report(Run(directory))
     tell(directory)
 
@@ -98,6 +98,8 @@ def _figure(value: float | None) -> str:
 
 def view_run(directory: Path, host: str, port: int) -> None:
     """Serve the viewer of a run until interrupted."""
+    from pipeline.report.viewer import serve
+
     state = directory / "neuroglancer.json"
     if not state.exists() or not state.stat().st_size:
         raise InputError(f"{state}: no viewer state; run `axonloom run` or `axonloom proofread`")

@@ -104,9 +104,9 @@ def merge_rows(
         InputError: 2^31 fragments or more.
     """
     passing = scores(sums, counts, scale) >= threshold
-    nodes = distinct(np.concatenate([ends[0][passing], ends[1][passing]]))
+    nodes = distinct(ends[0][passing], ends[1][passing])
     if frozen.size:
-        nodes = distinct(np.concatenate([nodes, frozen]))
+        nodes = distinct(nodes, frozen)
     if len(nodes) >= 2**31:
         raise InputError(
             f"{len(nodes)} fragments in one table; agglomerate groups of blocks instead"
@@ -137,7 +137,7 @@ def pack_keys(
     Raises:
         InputError: 2^31 different ids or more.
     """
-    ids = distinct(np.concatenate([key_u, key_v]))
+    ids = distinct(key_u, key_v)
     if len(ids) >= 2**31:
         raise InputError(f"{len(ids)} fragments in the keys of one table; use smaller groups")
     packed = positions(ids, key_u).astype(np.uint64)

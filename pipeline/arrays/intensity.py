@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipeline.errors import DataError, DtypeError
 from pipeline.geometry import Triple
@@ -156,6 +155,8 @@ def tissue_mask(peaks: NDArray[np.float64], threshold: float, dilation: int) -> 
     """1 for each tile that holds signal or lies within `dilation` tiles of one that does."""
     found = peaks > threshold
     if dilation:
+        from scipy import ndimage  # takes half a second, and most stages do without
+
         found = ndimage.maximum_filter(found, size=2 * dilation + 1, mode="constant")
     return found.astype(np.uint8)
 

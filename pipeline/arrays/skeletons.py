@@ -26,7 +26,6 @@ from typing import Any
 import cc3d
 import edt
 import fastremap
-import kimimaro
 import numpy as np
 from numpy.typing import NDArray
 
@@ -212,6 +211,8 @@ def _trace(
     voxel_size_nm: VoxelSize,
     settings: SkeletonSettings,
 ) -> dict[int, _Trace]:
+    import kimimaro  # takes half a second, and most stages do without
+
     # kimimaro works on Fortran order: transposed, a C array need not be turned (half of the time).
     found = kimimaro.skeletonize(
         components.T,

@@ -44,7 +44,7 @@ class OpenFaces:
     def roots(self) -> NDArray[np.uint64]:
         """Every root that may still be united with one outside, increasing."""
         ends = [part[:, 1] for part in (*self.pairs, *self.uppers)]
-        return distinct(np.concatenate(ends))
+        return distinct(*ends)
 
 
 def joined_pairs(lower: FaceRecord, upper: FaceRecord) -> NDArray[np.uint64]:

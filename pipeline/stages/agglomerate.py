@@ -124,7 +124,7 @@ def _merge(run: Run, tree: BlockTree, level: int, cell: Block) -> dict[str, floa
     for axis in range(3):
         plane = cell.write.offset[axis]
         found = _borders(run, tree, level, axis, plane, cell.write) if plane > 0 else ()
-        rest[f"border_{axis}"] = present(np.concatenate([_NOTHING[0], *found]))
+        rest[f"border_{axis}"] = present(_NOTHING[0], *found)
     write_arrays(run.block_file("merge_tree", number), rest)
     return {
         "level": level,
@@ -140,7 +140,7 @@ def _graph(run: Run, tree: BlockTree, level: int, cell: Block) -> RegionGraph:
     children = tree.inside(level, cell.write)
     if level > 0:
         numbers = [tree.number(level - 1, child) for child in children]
-        return add_graphs([_read_graph(run.block_file("merge_tree", n)) for n in numbers])
+        return add_graphs(_read_graph(run.block_file("merge_tree", n)) for n in numbers)
     holding = holding_blocks(run, "fragments")
     indices = [child.index for child in children if child.index in holding]
     tables = [read_edges(run.block_file("block_graphs", index)) for index in indices]
@@ -158,7 +158,7 @@ def _open_fragments(run: Run, tree: BlockTree, level: int, roi: Roi) -> NDArray[
         for plane in (roi.offset[axis], roi.end[axis]):
             if 0 < plane < run.shape[axis]:
                 parts.extend(_borders(run, tree, level, axis, plane, roi))
-    return present(np.concatenate(parts))
+    return present(*parts)
 
 
 def _borders(
@@ -192,7 +192,7 @@ def _tell(run: Run, tree: BlockTree, level: int, cell: Block, above: list[Sparse
     for child in tree.inside(level, cell.write):
         rest = _read_graph(run.block_file("merge_tree", tree.number(level - 1, child)))
         open_here = _open_fragments(run, tree, level - 1, child.write)
-        wanted = present(np.concatenate([rest.u, rest.v, open_here]))
+        wanted = present(rest.u, rest.v, open_here)
         parts = [restrict_lookup(wanted, *lookup) for lookup in lookups]
         write_lookups(_told_file(run, tree, level - 1, child), parts)
 

@@ -107,12 +107,12 @@ def face_labels(path: Path) -> NDArray[np.uint64]:
     """Every non-zero label on any face of a block, increasing."""
     names = [f"{_name(axis, side)}.labels" for axis in range(3) for side in (LOWER, UPPER)]
     planes = [plane.reshape(-1) for plane in read_arrays(path, names).values()]
-    return present(np.concatenate([np.zeros(0, np.uint64), *planes]))
+    return present(np.zeros(0, np.uint64), *planes)
 
 
-def present(labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The labels that occur, increasing, background left out."""
-    found = distinct(labels)
+def present(*labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The labels that occur in one or more arrays, increasing, background left out."""
+    found = distinct(*labels)
     return found[found != 0]
 
 

@@ -93,7 +93,7 @@ def _own_fragments(run: Run, slab: Block, blocks: Iterable[int]) -> NDArray[np.u
     for index in blocks:
         ids, _ = read_counts(run.block_file("block_graphs", index))
         found.append(ids[inside(run, slab, ids)])
-    return distinct(np.concatenate(found))
+    return distinct(*found)
 
 
 def _own_lookup(run: Run, blocks: Iterable[int], number: int) -> SparseMap:

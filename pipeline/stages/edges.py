@@ -62,7 +62,7 @@ def _across(
     lower = own[axis, LOWER]
     upper = read_faces(run.block_file("block_records", before.index), UPPER, axis)[axis, UPPER]
     touching = (lower.labels != 0) & (upper.labels != 0)
-    labels = present(np.concatenate([lower.labels[touching], upper.labels[touching]]))
+    labels = present(lower.labels[touching], upper.labels[touching])
     if not len(labels):
         return EdgeTable.empty(), labels
     names = _union(stitched, read_map(run.block_file("stitch", before.index)))

@@ -20,9 +20,7 @@ from pipeline.geometry import Block, BlockGrid, Roi, Triple, triple
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.run import Run
 from pipeline.stages.skeletonize import read_joined
-from pipeline.stages.viewing import write_viewer_state
 from pipeline.storage.atomic import write_text
-from pipeline.storage.precomputed import create_segmentation, downsample_region, link, write_region
 from pipeline.storage.precomputed_skeletons import write_segment_properties, write_skeletons
 from pipeline.storage.source import read_labels
 from pipeline.storage.swc import write_swc
@@ -39,7 +37,12 @@ def _export_grid(run: Run) -> BlockGrid:
     return BlockGrid.over(run.shape, block)
 
 
+# cloud-volume and neuroglancer take seconds to import: only the stages here pay, where they run.
+
+
 def _create_export(run: Run) -> None:
+    from pipeline.storage.precomputed import create_segmentation
+
     create_segmentation(
         run.path("precomputed"),
         run.shape,
@@ -50,6 +53,8 @@ def _create_export(run: Run) -> None:
 
 
 def _export(block: Block, run: Run) -> BlockResult:
+    from pipeline.storage.precomputed import downsample_region, write_region
+
     labels = read_labels(run.path("segments"), block.write)
     if not labels.any():
         return BlockResult("empty")
@@ -79,6 +84,9 @@ EXPORT = Stage(
 
 
 def _proofread(_block: Block, run: Run) -> BlockResult:
+    from pipeline.stages.viewing import write_viewer_state
+    from pipeline.storage.precomputed import link
+
     skeletons, size = read_joined(run), run.voxel_size_nm
     write_skeletons(run.path("skeleton_layer"), skeletons, size)
     segments = np.array(list(skeletons), np.uint64)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_join import join_pieces
 from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi
@@ -76,6 +75,8 @@ SKELETONIZE = Stage(
 
 
 def _join(_block: Block, run: Run) -> BlockResult:
+    from pipeline.arrays.skeleton_join import join_pieces  # scipy: half a second to import
+
     pieces = [
         SkeletonPieces(**read_arrays(run.block_file("skeleton_pieces", index)))
         for index in sorted(holding_blocks(run, "skeletonize"))

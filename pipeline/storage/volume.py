@@ -211,7 +211,7 @@ class Volume:
         if data.dtype != self.dtype:
             raise DtypeError(f"{self.path}: expected {self.dtype}, got {data.dtype}")
         store = self._store()
-        # tensorstore copies all chunks of a write before it compresses them; in layers it holds one.
+        # tensorstore copies all chunks of a write before it compresses them: here a layer of them.
         for layer in self._layers(roi):
             part = data[(..., *layer.relative_to(roi).slices)]
             store[self._index(layer)].write(part).result()

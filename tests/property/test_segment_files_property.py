@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import event, given, settings
+from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from references import (
@@ -198,9 +198,10 @@ def sections(draw: st.DrawFn, affinities: NDArray) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(deadline=None, max_examples=30, derandomize=True, phases=[Phase.generate])
 @given(st.data())
 def test_no_file_shows_the_blocks(data: st.DataObject) -> None:
+    """A failure is not made smaller, which takes minutes; add `Phase.shrink` for that."""
     affinities = data.draw(stored_affinities())
     z, y, x = affinities.shape[1:]
     section = data.draw(sections(affinities))
