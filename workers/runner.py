@@ -21,7 +21,7 @@ from pipeline.stages import STAGES
 from pipeline.stages.base import Stage
 from pipeline.stages.keys import StageKey
 from pipeline.stages.run import Run
-from pipeline.storage.atomic import remove_tree
+from pipeline.storage.atomic import remove_temporaries, remove_tree
 from pipeline.storage.ledger import COMPLETE, Header, Ledger, Mark
 from workers.executors import Executor
 from workers.retry import delay_seconds, may_pass
@@ -145,6 +145,8 @@ def prepare_outputs(
     """Make sure that the outputs on disk belong to `key`: keep them, or begin anew."""
     if ledger.holds(key.key):
         _require_outputs(stage, run)
+        if not ledger.complete:
+            _clean(stage, run)
         return
     refuse_foreign_output(stage, run, key, ledger, replace=replace)
     ledger.begin(Header(stage.name, key.key, len(stage.grid(run)), key.description))
@@ -153,6 +155,13 @@ def prepare_outputs(
         remove_tree(run.path(artifact))
     stage.create(run)
     ledger.set_ready()
+
+
+def _clean(stage: Stage, run: Run) -> None:
+    """Remove the halves of files that a killed run left; volumes have none."""
+    for path in (run.path(artifact) for artifact in stage.writes):
+        if path.suffix != ".zarr":
+            remove_temporaries(path)
 
 
 def _outdate_additions(stage: Stage, run: Run) -> None:

@@ -31,6 +31,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporaries(path: Path) -> None:
+    """Remove what a killed process left of files that it was writing.
+
+    Args:
+        path: a file that `replacing` writes, or a folder of such files, at any depth.
+    """
+    folder, pattern = (path, ".*.tmp") if path.is_dir() else (path.parent, f".{path.name}.*.tmp")
+    for left in folder.rglob(pattern) if path.is_dir() else folder.glob(pattern):
+        left.unlink(missing_ok=True)
+
+
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries to disk, so that a rename survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -6,10 +6,8 @@ files must be the same, byte for byte, and must hold what the slow reference com
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,16 +29,14 @@ from references import (
 from strategies import any_block_shapes, fractions_near, stored_affinities
 
 from flows.runs import prepare, run_stages
-from pipeline.config import SegmentConfig, parse_config
+from pipeline.config import parse_config
 from pipeline.geometry import Triple
 from pipeline.stages import plan
 from pipeline.storage.tables import read_meta, read_table
 from pipeline.storage.volume import Volume
 from workers.runner import Order
 
-# The artifacts that are independent of the blocks, and the region graph once it is one of them.
-CANONICAL_EDGES: tuple[str, ...] = ()  # ("edges",)
-RESULTS = ("fragments.zarr", "segments.zarr", "history", "lookup", *CANONICAL_EDGES)
+RESULTS = ("fragments.zarr", "segments.zarr", "edges", "history", "lookup")
 ARTIFACTS = {"fragments", "segments", "edges", "history", "lookup"}
 
 
@@ -89,16 +85,11 @@ def segment(
             names.append(stage.name)
             wanted |= {*stage.reads, *stage.optional}
     with pytest.MonkeyPatch.context() as patch:
-        if slab_voxels is not None and importlib.util.find_spec("pipeline.stages.id_slabs"):
+        if slab_voxels is not None:
             patch.setattr("pipeline.stages.id_slabs._SLAB_VOXELS", slab_voxels)
         run, stages = prepare(config, only=names)
         run_stages(run, stages, order=order)
     return out
-
-
-def grouped(group: Triple) -> dict[str, Triple]:
-    """The setting of how blocks are grouped, where there is one."""
-    return {"group": group} if "group" in SegmentConfig.model_fields else {}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -149,7 +140,8 @@ def assert_results_are_those_of_the_reference(
     labels = reference_fragments(affinities, low, high)
     np.testing.assert_array_equal(array(out / "fragments.zarr"), labels)
     graph = reference_edges(affinities, labels)
-    assert edges_below(out / "edges") == graph
+    table = [(*pair, *sums) for pair, sums in sorted(graph.items())]
+    assert rows(out / "edges" / "edges.arrow", EDGE) == table
     merges = reference_merges(graph, min(section["thresholds"]), scale)
     history = out / "history" / "history.arrow"
     assert rows(history, MERGE) == merges
@@ -165,18 +157,6 @@ def assert_results_are_those_of_the_reference(
     assert rows(out / "lookup" / "segments.arrow", ("id", "voxels")) == sorted(voxels.items())
     expected = np.array([segment_of.get(int(label), 0) for label in labels.flat], np.uint64)
     np.testing.assert_array_equal(array(out / "segments.zarr"), expected.reshape(labels.shape))
-
-
-def edges_below(folder: Path) -> dict[tuple[int, int], tuple[int, int]]:
-    """The region graph: one table, or the sum of several."""
-    sums: Counter[tuple[int, int]] = Counter()
-    counts: Counter[tuple[int, int]] = Counter()
-    for path in sorted(folder.rglob("*.arrow")):
-        for u, v, affinity_sum, face_count in rows(path, EDGE):
-            assert u < v
-            sums[u, v] += affinity_sum
-            counts[u, v] += face_count
-    return {pair: (sums[pair], counts[pair]) for pair in counts}
 
 
 # --- any volume, any blocks, any order
@@ -206,8 +186,7 @@ def test_no_file_shows_the_blocks(data: st.DataObject) -> None:
     z, y, x = affinities.shape[1:]
     section = data.draw(sections(affinities))
     chunk = data.draw(st.sampled_from([(64, 64, 64), (2, 3, 4)]))
-    cut = {"block": data.draw(any_block_shapes((z, y, x)))}
-    cut |= grouped(data.draw(any_block_shapes((z, y, x))))
+    cut = {name: data.draw(any_block_shapes((z, y, x))) for name in ("block", "group")}
     slab_voxels = data.draw(st.integers(1, z * y * x))
     seed = data.draw(st.none() | st.integers(0, 2**31))
     order = Order() if seed is None else Order("shuffled", seed)
@@ -220,7 +199,6 @@ def test_no_file_shows_the_blocks(data: st.DataObject) -> None:
         )
         assert_same_files(blocks, whole)
         assert_results_are_those_of_the_reference(whole, affinities, section)
-        assert edges_below(blocks / "edges") == edges_below(whole / "edges")
         merges = len(rows(whole / "history" / "history.arrow", MERGE))
         event(f"merges: {min(merges, 10) // 5 * 5} or more")
 
@@ -249,10 +227,9 @@ def cut_every_way(
     whole = segment(folder / "whole", path, section | {"block": shape}, (64, 64, 64))
     assert_results_are_those_of_the_reference(whole, affinities, section)
     for number, block in enumerate(blocks):
-        cut = {"block": block, **grouped(block)}
+        cut = {"block": block, "group": block}
         out = segment(folder / str(number), path, section | cut, (64, 64, 64), **how)
         assert_same_files(out, whole)
-        assert edges_below(out / "edges") == edges_below(whole / "edges")
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 9), (1, 9, 1), (9, 1, 1), (1, 7, 8)])
