@@ -33,7 +33,7 @@ Size = tuple[float, float, float]
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the output; made if absent.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Local worker processes [default: 2].")
+    int | None, typer.Option("--workers", min=1, help="Local worker processes; 2 by default.")
 ]
 Serial = Annotated[bool, typer.Option("--serial", help="One process, no cluster.")]
 Overwrite = Annotated[
@@ -302,7 +302,11 @@ def segment(
     high: Annotated[float, typer.Option("--high", help="Affinities that always join.")] = 0.95,
     threshold: Annotated[
         list[float] | None,
-        typer.Option("--threshold", help="Agglomerate down to this mean affinity; repeatable."),
+        typer.Option(
+            "--threshold",
+            help="Agglomerate down to this mean affinity, 0.5 by default; repeatable, the first "
+            "one makes the segments.",
+        ),
     ] = None,
     block: BlockShape = None,
     engine: Annotated[
@@ -316,10 +320,15 @@ def segment(
     ] = 0,
     group: Annotated[
         Shape | None,
-        typer.Option("--group", metavar="Z Y X", help="Voxels that one step agglomerates."),
+        typer.Option(
+            "--group", metavar="Z Y X", help="Voxels that one step agglomerates; 1024^3 by default."
+        ),
     ] = None,
     require_chunks: Annotated[
-        bool, typer.Option("--require-chunks", help="An absent chunk of A is an error, not zeros.")
+        bool,
+        typer.Option(
+            "--require-chunks", help="An absent chunk of A is an error, not its fill value."
+        ),
     ] = False,
     voxel_size: VoxelSize = None,
     workers: Workers = None,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from flows.own_inputs import require_whole
 from pipeline.config import RunConfig, save_config
 from pipeline.errors import InputError
 from pipeline.stages import plan
@@ -41,6 +42,9 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
     draft = Run(config.run_dir.resolve(), config)
     _refuse_overlap(draft, stages)
     _ = draft.shape, draft.train_roi, draft.score_roi
+    for path in (config.input.affinities, config.input.segments, config.input.image):
+        if path is not None:
+            require_whole(path)
     for stage in stages:
         stage.check(draft)
     keys = stage_keys(draft, stages)
@@ -170,6 +174,8 @@ def _run_one(
             require_complete(other, run, keys[other.name])
             if not finished:
                 require_stored(other, run)
+    if finished:
+        require_stored(stage, run)
     return run_stage(
         stage,
         run,

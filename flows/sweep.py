@@ -12,16 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.own_inputs import require_whole
 from flows.progress import QuietProgress, TerminalProgress
 from flows.runs import begin, run_stages
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import ConfigError, InputError
-from pipeline.geometry import BlockGrid, Roi, triple
 from pipeline.stages import STAGES
 from pipeline.stages.base import Stage
 from pipeline.stages.sweep import sweep_stages
 from pipeline.storage.ledger import Ledger
-from pipeline.storage.volume import Volume
 
 # A list longer than this is a slip of the pen.
 MOST_THRESHOLDS = 1000
@@ -100,7 +99,7 @@ def _require_finished(folder: Path) -> None:
         if ledger.header is None or not ledger.complete:
             raise _unfinished(folder, writers[artifact])
         require_settled(artifact, ledger.header.key)
-    _require_chunks(folder / _FRAGMENTS, ledger_of(writers["fragments"].name))
+    require_whole(folder / _FRAGMENTS)
 
 
 def _unfinished(folder: Path, stage: Stage) -> InputError:
@@ -108,21 +107,6 @@ def _unfinished(folder: Path, stage: Stage) -> InputError:
         f"{folder}: stage {stage.name} is not finished, or was run again since with other "
         f"parameters (axonloom status {folder}); run the segmentation to its end first"
     )
-
-
-def _require_chunks(path: Path, ledger: Ledger) -> None:
-    """A block that is done has stored every chunk: one that is absent would read as zeros."""
-    assert ledger.header is not None
-    volume = Volume.open(path)
-    offset, shape, block = (triple(values) for values in ledger.header.description["grid"])
-    grid = BlockGrid(Roi(offset, shape), block)
-    for mark in ledger.marks.values():
-        missing = volume.missing_chunks(grid[mark.block].write) if mark.state == "done" else []
-        if missing:
-            raise InputError(
-                f"{path}: chunk {missing[0]} is gone, but block {mark.block} of stage "
-                f"{ledger.header.stage} was written; make the segmentation again"
-            )
 
 
 def parse_thresholds(

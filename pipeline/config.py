@@ -175,7 +175,7 @@ class SegmentConfig(StrictModel):
     def _in_range(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if not values or not all(0 <= v <= 1 for v in values):
             raise ValueError(f"expected one or more thresholds in [0, 1], got {values}")
-        return values
+        return tuple(abs(v) for v in values)  # -0.0 names the same file as 0.0
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import OutputExistsError, StageError
@@ -213,22 +214,33 @@ def _plain(value: object) -> object:
 def _require_outputs(stage: Stage, run: Run) -> None:
     for artifact in stage.writes:
         if not run.path(artifact).exists():
-            left = [p for name in stage.writes if (p := run.path(name)).exists()]
-            remove = [run.ledger(stage.name).path, *left]
             raise StageError(
                 f"stage {stage.name}: the ledger says that {run.path(artifact)} was made, "
-                f"but it is gone. To compute it again remove {', '.join(map(str, remove))}"
+                f"but it is gone. {how_to_remake(stage, run)}"
             )
 
 
-def require_stored(stage: Stage, run: Run) -> None:
-    """Refuse to go on from a volume of this run that has lost chunks: they would read as zeros.
+def how_to_remake(stage: Stage, run: Run) -> str:
+    """What to remove so that a stage is computed again."""
+    left = [path for name in stage.writes if (path := run.path(name)).exists()]
+    remove = ", ".join(map(str, [run.ledger(stage.name).path, *left]))
+    return f"To compute stage {stage.name} again remove {remove}"
 
-    A block that is done has stored every chunk, so one that is absent was lost.
+
+def require_stored(stage: Stage, run: Run) -> None:
+    """Refuse to go on from output of a finished stage that has lost files.
+
+    A chunk that is gone would read as zeros. A block that is done has stored every chunk, so one
+    that is absent was lost.
 
     Raises:
-        StageError: names the chunk, its block, and what to remove to compute the stage again.
+        StageError: names the file, and what to remove to compute the stage again.
     """
+    for path in stage.files(run):
+        if not path.exists():
+            raise StageError(
+                f"{path} is gone, but stage {stage.name} is finished. {how_to_remake(stage, run)}"
+            )
     grid = stage.grid(run)
     with closing(run.ledger(stage.name)) as ledger:
         done = [mark.block for mark in ledger.marks.values() if mark.state == "done"]
@@ -242,11 +254,9 @@ def require_stored(stage: Stage, run: Run) -> None:
         for index in done:
             missing = volume.missing_chunks(volume.roi if whole else grid[index].write)
             if missing:
-                outputs = [str(run.path(name)) for name in stage.writes]
                 raise StageError(
                     f"{path}: chunk {missing[0]} is gone, but block {index} of stage {stage.name} "
-                    f"was computed. To compute the stage again remove "
-                    f"{', '.join([str(ledger.path), *outputs])}"
+                    f"was computed. {how_to_remake(stage, run)}"
                 )
 
 
@@ -330,8 +340,25 @@ def explain_failure(stage: Stage, run: Run, report: StageReport) -> str:
     lines += [f"  block {m.block} {grid[m.block].write}: {m.error}" for m in report.failures[:5]]
     if report.failed > 5:
         lines.append(f"  and {report.failed - 5} more (axonloom status {run.directory})")
+    damaged = _makers_of_damage(stage, run, report)
+    if damaged:
+        lines += [f"{how_to_remake(maker, run)}; then start again." for maker in damaged]
+        return "\n".join(lines)
     lines.append("What was done is kept; started again, the run resumes from there.")
     return "\n".join(lines)
+
+
+def _makers_of_damage(stage: Stage, run: Run, report: StageReport) -> list[Stage]:
+    """The stages of this run whose output a failed block could not read: resuming is no help."""
+    causes = " ".join(mark.error or "" for mark in report.failures)
+
+    def blamed(path: Path) -> bool:
+        inside = path.is_relative_to(run.directory)
+        return inside and any(f"{path}{mark}" in causes for mark in "/:")
+
+    read = set(stage.reads) | set(stage.optional)
+    makers = [other for other in STAGES if other.name != stage.name and read & set(other.writes)]
+    return [m for m in makers if any(blamed(run.path(name)) for name in m.writes)]
 
 
 def require_complete(stage: Stage, run: Run, key: StageKey) -> None:

@@ -8,7 +8,7 @@ grouping, as a tree over the blocks, and gives the same map. On the way up a box
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,13 +162,6 @@ def _unique_rows(rows: Pairs) -> Pairs:
     new = np.ones(len(rows), bool)
     new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
     return rows[new]
-
-
-def merge_maps(maps: Sequence[SparseMap]) -> SparseMap:
-    """One map from several partial ones: what `resolve` gives for all their pairs together."""
-    if not maps:
-        return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
-    return resolve(np.concatenate([np.stack(part, axis=1) for part in maps]))
 
 
 @njit(cache=True, nogil=True)

@@ -231,13 +231,36 @@ def _sum_sizes(parts: list[SparseMap]) -> SparseMap:
 def _write_sizes(run: Run, group: Block, sizes: list[SparseMap]) -> None:
     """Keep the sizes, one file for each slab of segment ids."""
     slabs = [slab_of(run, ids) for ids, _ in sizes]
-    for slab in np.unique(np.concatenate(slabs)).tolist():
+    present_in = np.unique(np.concatenate(slabs))
+    for slab in present_in.tolist():
         rows = [
             (ids[own == slab], voxels[own == slab])
             for own, (ids, voxels) in zip(slabs, sizes, strict=True)
         ]
-        folder = run.path("segment_sizes") / f"{slab:06d}"
-        write_lookups(folder / f"{group.index:09d}.arrow", rows)
+        write_lookups(_size_file(run, slab, group), rows)
+    # Which files there are is written down: one that is lost must not pass for one never made.
+    write_arrays(run.block_file("segment_sizes", group.index), {"slabs": present_in})
+
+
+def _size_file(run: Run, slab: int, group: Block) -> Path:
+    return run.path("segment_sizes") / f"slab_{slab:06d}" / f"{group.index:09d}.arrow"
+
+
+def size_files(run: Run, slab: Block) -> Iterator[Path]:
+    """The sizes of segments with ids in a slab: a file for each group that holds any."""
+    for group in _tree(run).levels[0] if not _by_waterz(run) else one_block(run):
+        made = read_arrays(run.block_file("segment_sizes", group.index))["slabs"]
+        if slab.index in made:
+            yield _size_file(run, slab.index, group)
+
+
+def merge_runs(run: Run) -> list[Path]:
+    """The histories of all groups of the tree; none if another engine merged."""
+    if _by_waterz(run):
+        return []
+    tree = _tree(run)
+    cells = [(level, cell) for level, grid in enumerate(tree.levels) for cell in grid]
+    return [run.block_file("merge_runs", tree.number(level, cell)) for level, cell in cells]
 
 
 def write_lookups(path: Path, lookups: list[SparseMap]) -> None:

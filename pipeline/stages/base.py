@@ -7,8 +7,9 @@ path, either inside the run directory or, for foreign inputs, wherever the confi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.geometry import Block, BlockGrid
@@ -37,6 +38,10 @@ def _everything(_block: Block, _run: Run) -> bool:
     return True
 
 
+def _no_files(_run: Run) -> Iterable[Path]:
+    return ()
+
+
 def _no_resources(_run: Run) -> dict[str, float]:
     return {}
 
@@ -60,6 +65,7 @@ class Stage:
         check: refuses unusable input before anything is computed.
         progress: for stages of one long block: (steps done, steps in all), or None.
         resources: Dask resources that a worker must offer, such as {"GPU": 1}.
+        files: single files that are there when it is finished.
         optional: artifacts read if the run has them.
         within: artifacts of other stages that its output is added to: it goes away with them.
     """
@@ -76,6 +82,7 @@ class Stage:
     check: Callable[[Run], None] = _nothing
     progress: Callable[[Run], tuple[int, int] | None] = _nothing
     resources: Callable[[Run], dict[str, float]] = _no_resources
+    files: Callable[[Run], Iterable[Path]] = _no_files
     optional: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
 

@@ -5,8 +5,8 @@
 3. For each slab, its edges and the segments of its fragments.
 4. The parts one after the other, as one file a table.
 
-The files are the same for every blocking. None of the steps holds more than a slab, or a sixteenth
-of the history.
+The files are the same for every blocking. A step holds a slab and the index (a row for each block
+in each slab that it reaches), or the merges of one sixteenth of the range of scores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from pipeline.arrays.edges import EdgeTable, sum_edges
 from pipeline.arrays.labels import SparseMap, distinct
 from pipeline.arrays.relabel import apply_lookup, drop_small, sum_counts
 from pipeline.geometry import Block, BlockGrid
-from pipeline.stages.agglomerate import read_lookup, read_lookups, write_lookups
+from pipeline.stages.agglomerate import (
+    merge_runs,
+    read_lookup,
+    read_lookups,
+    size_files,
+    write_lookups,
+)
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.block_tables import EDGE_COLUMNS, read_counts, read_edges
 from pipeline.stages.block_tree import Rounds
@@ -30,7 +36,7 @@ from pipeline.stages.id_slabs import blocks_of, id_slabs, inside, slab_of, write
 from pipeline.stages.merge_runs import write_whole_history
 from pipeline.stages.run import Run
 from pipeline.stages.segmentation import segmentation_choice, untuned
-from pipeline.storage.tables import read_arrays, write_arrays, write_long_table
+from pipeline.storage.tables import changed_at, read_arrays, write_arrays, write_long_table
 
 
 def _rounds(run: Run) -> Rounds:
@@ -54,8 +60,7 @@ def _collect(block: Block, run: Run) -> BlockResult:
 
 
 def _sum_sizes(slab: Block, run: Run) -> BlockResult:
-    folder = run.path("segment_sizes") / f"{slab.index:06d}"
-    parts = [read_lookups(path) for path in sorted(folder.glob("[0-9]*.arrow"))]
+    parts = [read_lookups(path) for path in size_files(run, slab)]
     count = len(segmentation_choice(run).thresholds)
     sums = [_add([part[number] for part in parts]) for number in range(count)]
     write_lookups(run.block_file("slab_sizes", slab.index), sums)
@@ -111,11 +116,11 @@ def without_small(run: Run, number: int, segments: NDArray[np.uint64]) -> NDArra
         return segments
     for slab in np.unique(slab_of(run, segments[segments != 0])).tolist():
         path = run.block_file("slab_sizes", slab)
-        segments = apply_lookup(segments, *_small(path, number, least, path.stat().st_mtime_ns))
+        segments = apply_lookup(segments, *_small(path, number, least, changed_at(path)))
     return segments
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=512)
 def _small(path: Path, number: int, least: int, _mtime_ns: int) -> SparseMap:
     return drop_small(*read_lookup(path, number), least)
 
@@ -135,8 +140,8 @@ def _write_tables(run: Run) -> BlockResult:
     path = run.path("lookup") / "segments.arrow"
     segments = _write_map(path, _size_parts(run, slabs), "voxels")
     stats = {"edges": edges, "segments": segments}
-    runs = sorted(run.path("merge_runs").rglob("[0-9]*.arrow"))
-    if runs:  # the engine waterz keeps no history
+    runs = merge_runs(run)
+    if runs:  # the engine waterz keeps none
         stats["merges"] = write_whole_history(run.path("history") / "history.arrow", runs)
     return BlockResult(stats=stats)
 
@@ -156,6 +161,15 @@ def _size_parts(run: Run, slabs: BlockGrid) -> Iterator[SparseMap]:
 def _write_map(path: Path, parts: Iterable[SparseMap], second: str) -> int:
     columns = ({"id": ids, second: values} for ids, values in parts)
     return write_long_table(path, columns, {"id": np.uint64, second: np.uint64})
+
+
+def _files(run: Run) -> Iterator[Path]:
+    yield run.path("edges") / "edges.arrow"
+    yield run.path("lookup") / "segments.arrow"
+    for threshold in segmentation_choice(run).thresholds:
+        yield lookup_file(run, threshold)
+    if run.config.segment.engine == "exact":
+        yield run.path("history") / "history.arrow"
 
 
 def lookup_file(run: Run, threshold: float) -> Path:
@@ -186,4 +200,5 @@ COLLECT = Stage(
     grid=_rounds,
     create=_create,
     process=_collect,
+    files=_files,
 )

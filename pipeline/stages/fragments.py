@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipeline.arrays.fragments import extract_fragments
 from pipeline.arrays.labels import Affinities, quantise, quantised_threshold
 from pipeline.arrays.relabel import apply_lookup
-from pipeline.errors import DataError, DtypeError, ShapeError
+from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi, Triple, check_indexable, triple
 from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.block_tables import (
@@ -28,9 +28,9 @@ _SCRATCH_EXTENT = 128
 
 def read_affinities(volume: Volume, roi: Roi) -> Affinities:
     """Three channels of integer affinities; float32 in [0, 1] are quantised to uint8."""
-    data = volume.read(roi)
+    data = volume.first_channels(3).read(roi)
     if np.issubdtype(data.dtype, np.floating):
-        return quantise(data[:3])
+        return quantise(data)
     return data
 
 
@@ -43,10 +43,16 @@ def check_affinities(run: Run) -> None:
     """Refuse affinities that the kernels cannot take.
 
     Raises:
+        InputError: linear indices that do not fit, or blocks too large for one process.
         ShapeError: fewer than three channels, or another shape than the image.
         DtypeError: other than uint8, uint16 or float32.
     """
     check_indexable(run.shape)
+    extent = fragments_grid(run).block_shape
+    if extent[0] * extent[1] * extent[2] >= 2**31:
+        raise InputError(
+            f"segment.block: blocks of {extent} have 2^31 voxels or more; use smaller ones"
+        )
     if run.foreign("affinities") is None:
         return
     volume = run.volume("affinities")
@@ -96,7 +102,7 @@ def _create_fragments(run: Run) -> None:
 
 
 def _fragments(block: Block, run: Run) -> BlockResult:
-    volume = run.volume("affinities")
+    volume = run.volume("affinities").first_channels(3)
     if run.config.input.require_chunks:
         _require_chunks(volume, block.read)
     if volume.holds_nothing(block.read):

@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 from pipeline.geometry import Block, BlockGrid
 from pipeline.stages.block_tables import holding_blocks, read_slabs
 from pipeline.stages.run import Run
-from pipeline.storage.tables import read_table, write_table
+from pipeline.storage.tables import changed_at, read_table, write_table
 
-# Voxels of a slab: bounds what one step holds, and is the same for all runs on a volume.
+# Voxels of a slab: bounds what one step holds, and is the same for all runs on a volume. Of wide
+# volumes that would be few planes, and each block would be read once for each slab that it reaches.
 _SLAB_VOXELS = 2**28
+_SLAB_PLANES = 64
 
 
 def id_slabs(run: Run) -> BlockGrid:
     """The slabs of a volume, first to last along z."""
     _, ny, nx = run.shape
-    return BlockGrid.over(run.shape, (max(1, _SLAB_VOXELS // (ny * nx)), ny, nx))
+    planes = max(_SLAB_PLANES, _SLAB_VOXELS // (ny * nx))
+    return BlockGrid.over(run.shape, (planes, ny, nx))
 
 
 def slab_of(run: Run, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -53,7 +56,7 @@ def write_index(run: Run) -> None:
 def blocks_of(run: Run, slab: Block) -> list[int]:
     """The blocks that have rows of a slab, increasing."""
     path = _index_file(run)
-    slabs, blocks = _index(path, path.stat().st_mtime_ns)
+    slabs, blocks = _index(path, changed_at(path))
     found: list[int] = blocks[slabs == slab.index].tolist()
     return found
 

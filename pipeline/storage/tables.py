@@ -1,12 +1,14 @@
 """Columns on disk: edge tables, lookups, face records, node labels.
 
 One Arrow IPC file a table, zstd-compressed, written atomically: bytes depend on the content alone.
-A table's columns have one length; `write_arrays` keeps arrays of any shapes side by side.
+A table's columns have one length; `write_arrays` keeps arrays of any shapes side by side. Arrow has
+no checksums, so each batch carries one for each of its columns: a flipped bit is an error.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ def write_table(
     path: Path, columns: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None = None
 ) -> None:
     """Write columns of equal length as one Arrow file, with `meta` (JSON) in its schema."""
-    batch = pa.table({name: pa.array(values) for name, values in columns.items()})
-    _write(path, batch, dict(meta or {}))
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    _write(path, pa.RecordBatch.from_pydict(arrays), dict(meta or {}))
 
 
 def write_long_table(
@@ -57,25 +59,25 @@ def write_long_table(
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, schema, options=_OPTIONS) as writer,
     ):
-        for batch in _even_batches(parts, like):
-            writer.write_batch(pa.record_batch([pa.array(batch[n]) for n in like], schema=schema))
-            rows += len(next(iter(batch.values())))
+        for number, (batch, last) in enumerate(_even_batches(parts, like)):
+            columns = pa.record_batch([pa.array(batch[n]) for n in like], schema=schema)
+            writer.write_batch(columns, custom_metadata=_seal(columns, number, last=last))
+            rows += len(columns)
     return rows
 
 
 def _even_batches(
     parts: Iterable[Mapping[str, NDArray[Any]]], like: Mapping[str, DTypeLike]
-) -> Iterator[Columns]:
-    """The same rows in batches of `_BATCH_ROWS`, the last one shorter."""
+) -> Iterator[tuple[Columns, bool]]:
+    """The same rows in batches of `_BATCH_ROWS`, the last one shorter; whether it is the last."""
     first = next(iter(like))
     held = {name: np.zeros(0, kind) for name, kind in like.items()}
     for part in parts:
         held = {name: np.concatenate([held[name], part[name]]) for name in like}
-        while len(held[first]) >= _BATCH_ROWS:
-            yield {name: values[:_BATCH_ROWS] for name, values in held.items()}
+        while len(held[first]) > _BATCH_ROWS:
+            yield {name: values[:_BATCH_ROWS] for name, values in held.items()}, False
             held = {name: values[_BATCH_ROWS:] for name, values in held.items()}
-    if len(held[first]):
-        yield held
+    yield held, True
 
 
 def read_table(path: Path) -> Columns:
@@ -86,6 +88,18 @@ def read_table(path: Path) -> Columns:
     """
     table = _read(path)
     return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+def changed_at(path: Path) -> int:
+    """When a table was written, in ns: keys what is kept of it in memory.
+
+    Raises:
+        DataError: it is missing.
+    """
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing or damaged table: {error}") from error
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -103,7 +117,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         offsets = pa.array(np.array([0, values.size], np.int64))
         columns[name] = pa.LargeListArray.from_arrays(offsets, flat)
     shapes = {name: list(values.shape) for name, values in arrays.items()}
-    _write(path, pa.table(columns), {"shapes": shapes})
+    _write(path, pa.RecordBatch.from_pydict(columns), {"shapes": shapes})
 
 
 def read_arrays(path: Path, names: Container[str] | None = None) -> Columns:
@@ -117,14 +131,32 @@ def read_arrays(path: Path, names: Container[str] | None = None) -> Columns:
     return arrays
 
 
-def _write(path: Path, table: pa.Table, meta: dict[str, Any]) -> None:
-    table = table.replace_schema_metadata({"axonloom": json.dumps(meta)})
+def _write(path: Path, batch: pa.RecordBatch, meta: dict[str, Any]) -> None:
+    batch = batch.replace_schema_metadata({"axonloom": json.dumps(meta)})
     with (
         replacing(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema, options=_OPTIONS) as writer,
+        pa.ipc.new_file(sink, batch.schema, options=_OPTIONS) as writer,
     ):
-        writer.write_table(table)
+        writer.write_batch(batch, custom_metadata=_seal(batch, 0, last=True))
+
+
+def _seal(batch: pa.RecordBatch, number: int, *, last: bool) -> dict[str, str]:
+    """What a reader needs to know that a batch, and the whole table, is what was written."""
+    place = {"batch": f"{number}{' last' if last else ''}", "columns": str(batch.schema.names)}
+    return place | {f"crc32 {name}": _checksum(batch, name) for name in batch.schema.names}
+
+
+def _checksum(batch: pa.RecordBatch, name: str) -> str:
+    """Of the values of a column, its type, and what the schema says beside."""
+    column = batch.column(name)
+    values = column.values if isinstance(column, pa.LargeListArray) else column
+    meta = (batch.schema.metadata or {}).get(b"axonloom", b"")
+    found = zlib.crc32(f"{column.type} {len(column)} {len(values)}".encode() + meta)
+    if values is not column:
+        found = zlib.crc32(column.offsets.to_numpy().data, found)
+    content = np.ascontiguousarray(values.to_numpy(zero_copy_only=False))
+    return f"{zlib.crc32(content.data, found):08x}"
 
 
 def _read(path: Path, names: Container[str] | None = None) -> pa.Table:
@@ -132,10 +164,32 @@ def _read(path: Path, names: Container[str] | None = None) -> pa.Table:
         with pa.OSFile(str(path), "rb") as source:
             reader = pa.ipc.open_file(source)
             # To open a small file once more costs more than to read all of it.
-            if names is not None and source.size() > _SMALL_BYTES:
+            whole = names is None or source.size() <= _SMALL_BYTES
+            if names is not None and not whole:
                 wanted = [i for i, name in enumerate(reader.schema.names) if name in names]
                 options = pa.ipc.IpcReadOptions(included_fields=wanted)
                 reader = pa.ipc.open_file(source, options=options)
-            return reader.read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+            count = reader.num_record_batches
+            batches = [_batch(reader, k, k == count - 1, whole=whole) for k in range(count)]
+            if not batches:
+                raise ValueError("it has no end")
+            return pa.Table.from_batches(batches)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(f"{path}: missing or damaged table: {error}") from error
+
+
+def _batch(
+    reader: pa.ipc.RecordBatchFileReader, number: int, last: bool, *, whole: bool
+) -> pa.RecordBatch:
+    """One batch, held against its seal; ValueError where it is not what was written."""
+    found = reader.get_batch_with_custom_metadata(number)
+    found.batch.validate(full=True)  # damage may point outside of the file
+    stored = {k.decode(): v.decode() for k, v in dict(found.custom_metadata or {}).items()}
+    expected = _seal(found.batch, number, last=last)
+    if not whole:
+        del expected["columns"]
+    differing = sorted(name for name in expected if stored.get(name) != expected[name])
+    if differing:
+        raise ValueError(f"batch {number} is not what was written ({', '.join(differing)})")
+    batch: pa.RecordBatch = found.batch
+    return batch

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -183,6 +183,12 @@ class Volume:
         """The whole volume."""
         return Roi((0, 0, 0), self.shape)
 
+    def first_channels(self, count: int) -> Volume:
+        """The same volume without the channels from `count` on; for reading."""
+        if self.channels is None or self.channels < count:
+            raise ShapeError(f"{self.path}: has {self.channels or 'no'} channels, not {count}")
+        return replace(self, channels=count)
+
     def read(self, roi: Roi) -> NDArray[Any]:
         """Voxels of `roi`: (z, y, x) or (channel, z, y, x), C order, a fresh array.
 
@@ -267,8 +273,10 @@ class Volume:
             raise ShapeError(f"{self.path}: {roi} leaves the volume of {self.shape} voxels")
 
     def _index(self, roi: Roi) -> tuple[Any, ...]:
-        lead = (0,) * self.leading
-        return (*lead, ..., *roi.slices)
+        lead: tuple[Any, ...] = (0,) * self.leading
+        if self.channels is not None:
+            lead = (*lead, slice(0, self.channels))
+        return (*lead, *roi.slices)
 
     def _store(self) -> ts.TensorStore:
         location = self.path / self.array if self.array else self.path

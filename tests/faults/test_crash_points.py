@@ -267,6 +267,7 @@ def small_and_quick() -> Iterator[None]:
 def cut_tables(each: pytest.MonkeyPatch) -> None:
     """Slabs of ids of one plane."""
     each.setattr("pipeline.stages.id_slabs._SLAB_VOXELS", SHAPE[1] * SHAPE[2])
+    each.setattr("pipeline.stages.id_slabs._SLAB_PLANES", 1)
 
 
 def segment(

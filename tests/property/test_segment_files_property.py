@@ -87,6 +87,7 @@ def segment(
     with pytest.MonkeyPatch.context() as patch:
         if slab_voxels is not None:
             patch.setattr("pipeline.stages.id_slabs._SLAB_VOXELS", slab_voxels)
+            patch.setattr("pipeline.stages.id_slabs._SLAB_PLANES", 1)
         run, stages = prepare(config, only=names)
         run_stages(run, stages, order=order)
     return out

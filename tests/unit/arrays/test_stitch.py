@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.arrays.fragments import FaceRecord
-from pipeline.arrays.stitch import joined_pairs, merge_maps, resolve
+from pipeline.arrays.stitch import join_boxes, joined_pairs, resolve
 from pipeline.errors import DataError, InputError, ShapeError
 
 
@@ -50,15 +50,10 @@ def test_resolve_of_a_long_chain_in_bad_order() -> None:
 
 
 def test_resolve_of_nothing() -> None:
-    for got in (resolve(pairs()), merge_maps([]), merge_maps([resolve(pairs())])):
-        assert [(column.size, column.dtype) for column in got] == [(0, np.uint64)] * 2
-
-
-def test_partial_maps_that_meet_in_a_root() -> None:
-    one, other = resolve(pairs((5, 8), (8, 9))), resolve(pairs((2, 5), (11, 9)))
-    ids, roots = merge_maps([one, other])
-    assert ids.tolist() == [5, 8, 9, 11]
-    assert roots.tolist() == [2, 2, 2, 2]
+    assert [(column.size, column.dtype) for column in resolve(pairs())] == [(0, np.uint64)] * 2
+    merged, faces = join_boxes({})
+    assert not len(merged[0])
+    assert not len(faces.roots)
 
 
 def test_background_and_wrong_shapes_are_refused() -> None:

@@ -72,6 +72,7 @@ def test_trees_and_slabs_do_not_show(
 ):
     voxels = slab_planes * SHAPE[1] * SHAPE[2]
     monkeypatch.setattr(pipeline.stages.id_slabs, "_SLAB_VOXELS", voxels)
+    monkeypatch.setattr(pipeline.stages.id_slabs, "_SLAB_PLANES", 1)
     run = segment(tmp_path / "cut", affinities, block, group, min_voxels, "shuffled")
     assert len(AGGLOMERATE.grid(run).rounds) >= 3
     assert len(COLLECT.grid(run)) == 2 * -(-SHAPE[0] // slab_planes) + 2
