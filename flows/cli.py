@@ -47,6 +47,26 @@ BlockShape = Annotated[
     Shape | None, typer.Option("--block", metavar="Z Y X", help="Voxels of a block of work.")
 ]
 Image = Annotated[Path, typer.Option("--image", help="TIFF, folder of TIFF planes, or zarr.")]
+# How tracings are read and scored.
+SwcAxes = Annotated[str, typer.Option("--axes", help="Order of the SWC columns.")]
+SwcUnit = Annotated[str, typer.Option("--swc-unit", help="voxel, um or nm.")]
+SwcOffset = Annotated[
+    Size, typer.Option("--offset", metavar="Z Y X", help="Voxels added to the tracing.")
+]
+SwcFlip = Annotated[
+    list[str] | None, typer.Option("--flip", help="Axis that runs backwards; repeatable.")
+]
+OutOfBounds = Annotated[str, typer.Option("--out-of-bounds", help="zero, drop, raise.")]
+Repair = Annotated[bool, typer.Option("--repair/--no-repair", help="Close gaps first.")]
+MaxGap = Annotated[
+    float | None, typer.Option("--max-gap-nm", help="Longest gap that is closed; default any.")
+]
+MergeNodes = Annotated[
+    int, typer.Option("--merge-min-nodes", min=1, help="Nodes that make a label count as a merge.")
+]
+MergeLength = Annotated[
+    float, typer.Option("--merge-min-nm", min=0, help="Cable that makes a label count as a merge.")
+]
 Segmentation = Annotated[Path, typer.Option("--segmentation", help="Labels: zarr or TIFF.")]
 
 
@@ -372,21 +392,15 @@ def evaluate(
     skeletons: Annotated[Path, typer.Option("--skeletons", help="SWC file, folder or zip.")],
     out: Out,
     voxel_size: VoxelSize = None,
-    axes: Annotated[str, typer.Option("--axes", help="Order of the SWC columns.")] = "xyz",
-    swc_unit: Annotated[str, typer.Option("--swc-unit", help="voxel, um or nm.")] = "voxel",
-    offset: Annotated[
-        Size, typer.Option("--offset", metavar="Z Y X", help="Voxels added to the tracing.")
-    ] = (0.0, 0.0, 0.0),
-    flip: Annotated[
-        list[str] | None, typer.Option("--flip", help="Axis that runs backwards; repeatable.")
-    ] = None,
-    out_of_bounds: Annotated[str, typer.Option("--out-of-bounds", help="zero, drop, raise.")] = (
-        "zero"
-    ),
-    repair: Annotated[bool, typer.Option("--repair/--no-repair", help="Close gaps first.")] = True,
-    max_gap_nm: Annotated[float | None, typer.Option("--max-gap-nm")] = None,
-    merge_min_nodes: Annotated[int, typer.Option("--merge-min-nodes", min=1)] = 1,
-    merge_min_nm: Annotated[float, typer.Option("--merge-min-nm", min=0)] = 0.0,
+    axes: SwcAxes = "xyz",
+    swc_unit: SwcUnit = "voxel",
+    offset: SwcOffset = (0.0, 0.0, 0.0),
+    flip: SwcFlip = None,
+    out_of_bounds: OutOfBounds = "zero",
+    repair: Repair = True,
+    max_gap_nm: MaxGap = None,
+    merge_min_nodes: MergeNodes = 1,
+    merge_min_nm: MergeLength = 0.0,
     workers: Workers = None,
     serial: Serial = False,
     overwrite: Overwrite = False,
@@ -433,21 +447,15 @@ def sweep(
         list[float] | None, typer.Option("--threshold", help="One more; repeatable.")
     ] = None,
     voxel_size: VoxelSize = None,
-    axes: Annotated[str, typer.Option("--axes", help="Order of the SWC columns.")] = "xyz",
-    swc_unit: Annotated[str, typer.Option("--swc-unit", help="voxel, um or nm.")] = "voxel",
-    offset: Annotated[
-        Size, typer.Option("--offset", metavar="Z Y X", help="Voxels added to the tracing.")
-    ] = (0.0, 0.0, 0.0),
-    flip: Annotated[
-        list[str] | None, typer.Option("--flip", help="Axis that runs backwards; repeatable.")
-    ] = None,
-    out_of_bounds: Annotated[str, typer.Option("--out-of-bounds", help="zero, drop, raise.")] = (
-        "zero"
-    ),
-    repair: Annotated[bool, typer.Option("--repair/--no-repair", help="Close gaps first.")] = True,
-    max_gap_nm: Annotated[float | None, typer.Option("--max-gap-nm")] = None,
-    merge_min_nodes: Annotated[int, typer.Option("--merge-min-nodes", min=1)] = 1,
-    merge_min_nm: Annotated[float, typer.Option("--merge-min-nm", min=0)] = 0.0,
+    axes: SwcAxes = "xyz",
+    swc_unit: SwcUnit = "voxel",
+    offset: SwcOffset = (0.0, 0.0, 0.0),
+    flip: SwcFlip = None,
+    out_of_bounds: OutOfBounds = "zero",
+    repair: Repair = True,
+    max_gap_nm: MaxGap = None,
+    merge_min_nodes: MergeNodes = 1,
+    merge_min_nm: MergeLength = 0.0,
     workers: Workers = None,
     serial: Serial = False,
     overwrite: Overwrite = False,

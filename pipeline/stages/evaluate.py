@@ -35,7 +35,7 @@ from pipeline.stages.block_tables import (
 from pipeline.stages.ingest import statistics_of
 from pipeline.stages.relabel import output_grid
 from pipeline.stages.run import Run
-from pipeline.stages.truth import check_truth, scored_truth
+from pipeline.stages.truth import check_truth, scored_truth, truth_parameters
 from pipeline.stages.tune import scoring_options
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.source import open_source, read_labels
@@ -84,22 +84,12 @@ def write_node_labels(artifact: str, block: Block, labels: NDArray[np.uint64], r
     return len(columns["node"])
 
 
-def _truth_parameters(run: Run) -> dict[str, Any]:
-    region = run.config.regions.score
-    return {
-        "region": region.model_dump() if region else None,
-        "out_of_bounds": run.config.evaluate.out_of_bounds,
-        "swc": run.config.input.swc.model_dump(),
-        "voxel_size_nm": run.voxel_size_nm,
-    }
-
-
 NODE_LABELS = Stage(
     name="node_labels",
     version=1,
     reads=("segments", "source_skeletons"),
     writes=("node_labels",),
-    parameters=_truth_parameters,
+    parameters=truth_parameters,
     grid=output_grid,
     create=lambda run: run.path("node_labels").mkdir(parents=True),
     check=_check,
@@ -153,7 +143,7 @@ BASELINE = Stage(
     optional=("tuning",),
     writes=("baseline", "baseline_faces"),
     parameters=lambda run: {
-        **_truth_parameters(run),
+        **truth_parameters(run),
         "threshold": run.config.evaluate.baseline_threshold,
     },
     grid=_baseline_grid,
@@ -240,7 +230,7 @@ def _as_csv(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def _evaluate_parameters(run: Run) -> dict[str, Any]:
-    return {**_truth_parameters(run), **run.config.evaluate.model_dump()}
+    return {**truth_parameters(run), **run.config.evaluate.model_dump()}
 
 
 def _create_evaluate(run: Run) -> None:

@@ -45,7 +45,7 @@ from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.block_tables import holding_blocks
 from pipeline.stages.history import HISTORY_COLUMNS, history_reach, read_history
 from pipeline.stages.run import Run
-from pipeline.stages.truth import check_truth, scored_truth
+from pipeline.stages.truth import check_truth, scored_truth, truth_parameters
 from pipeline.stages.tune import scoring_options
 from pipeline.storage.atomic import replacing, write_json, write_text
 from pipeline.storage.source import open_source, read_labels
@@ -140,16 +140,6 @@ def _fragment_labels(block: Block, run: Run) -> BlockResult:
     return BlockResult(stats={"nodes": len(rows), "chunks": len(by_chunk)})
 
 
-def _truth_parameters(run: Run) -> dict[str, Any]:
-    region = run.config.regions.score
-    return {
-        "region": region.model_dump() if region else None,
-        "out_of_bounds": run.config.evaluate.out_of_bounds,
-        "swc": run.config.input.swc.model_dump(),
-        "voxel_size_nm": run.voxel_size_nm,
-    }
-
-
 def _check_nodes(run: Run) -> None:
     _fragments(run)
     check_truth(run)
@@ -160,7 +150,7 @@ FRAGMENT_LABELS = Stage(
     version=1,
     reads=("source_fragments", "source_skeletons"),
     writes=("fragment_labels",),
-    parameters=_truth_parameters,
+    parameters=truth_parameters,
     grid=_grid,
     create=lambda run: run.path("fragment_labels").mkdir(parents=True),
     check=_check_nodes,
@@ -395,7 +385,7 @@ def _sweep_parameters(run: Run) -> dict[str, Any]:
     parameters: dict[str, Any] = {"thresholds": sweep_thresholds(run)}
     if run.config.input.skeletons is not None:
         names = {"repair", "max_gap_nm", "merge_min_nodes", "merge_min_nm"}
-        parameters |= _truth_parameters(run)
+        parameters |= truth_parameters(run)
         parameters |= run.config.evaluate.model_dump(include=names)
     return parameters
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_nodes import crop_skeleton, inside_roi, keep_nodes, node_voxels
@@ -17,6 +18,17 @@ def check_truth(run: Run) -> None:
     """Refuse tracings that cannot be read, or do not lie in the volume or the region to score."""
     check_placement(run.truth(), run.shape)
     scored_truth(run)
+
+
+def truth_parameters(run: Run) -> dict[str, Any]:
+    """The part of the configuration that decides which nodes of which tracings are scored."""
+    region = run.config.regions.score
+    return {
+        "region": region.model_dump() if region else None,
+        "out_of_bounds": run.config.evaluate.out_of_bounds,
+        "swc": run.config.input.swc.model_dump(),
+        "voxel_size_nm": run.voxel_size_nm,
+    }
 
 
 def scored_truth(run: Run) -> list[Skeleton]:
