@@ -7,6 +7,7 @@ that of all processes; memory is the high water mark of each worker and of the d
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
