@@ -33,15 +33,15 @@ from pipeline.stages.run import Run
 from pipeline.stages.segmentation import segment_grid
 from pipeline.storage.tables import read_arrays, write_arrays
 
-# Blocks per axis of the finest groups, and groups per axis of the next level: few levels, and no
-# step reads more than 64 neighbours.
-_FAN = 4
+# Blocks per axis of the finest groups: small, so that there is work for all workers. Groups per
+# axis of a next level: large, so that there are few levels; a step reads at most 64 files then.
+_BLOCKS, _FAN = 2, 4
 
 
 def _tree(run: Run) -> BlockTree:
     blocks = segment_grid(run)
     z, y, x = blocks.block_shape
-    return BlockTree.over(blocks, (_FAN * z, _FAN * y, _FAN * x), _FAN)
+    return BlockTree.over(blocks, (_BLOCKS * z, _BLOCKS * y, _BLOCKS * x), _FAN)
 
 
 def _rounds(run: Run) -> Rounds:
