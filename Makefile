@@ -41,6 +41,7 @@ bench: setup
 	$(BIN)/python tests/benchmarks/segment_chain.py --folder $(BENCH) --waterz-python $(WATERZ_PYTHON)
 	$(BIN)/python tests/benchmarks/worker_memory.py --folder $(BENCH)
 	$(BIN)/python tests/benchmarks/region_graph.py --folder $(BENCH)
+	$(BIN)/python tests/benchmarks/region_graph_tree.py --folder $(BENCH)
 	$(BIN)/python tests/benchmarks/size_scaling.py --folder $(BENCH)
 
 # volara's own requirements do not go together with ours, so it gets an environment of its own.
