@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.geometry import BlockGrid, Roi, triple
 from pipeline.stages import STAGES
 from pipeline.stages.run import ARTIFACTS
 from pipeline.storage.ledger import Ledger
 from pipeline.storage.volume import Volume
+from workers.runner import lost_chunk
 
 
 def require_whole(path: Path) -> None:
@@ -36,17 +36,10 @@ def _require_whole(path: Path, ledger: Ledger, outputs: list[Path]) -> None:
             f"{path}: the stage that writes it is not finished (axonloom status {path.parent}); "
             "run it to its end first"
         )
-    volume = Volume.open(path)
-    offset, shape, block = (triple(values) for values in ledger.header.description["grid"])
-    if volume.shape != shape:
-        return
-    grid = BlockGrid(Roi(offset, shape), block)
-    for mark in ledger.marks.values():
-        missing = volume.missing_chunks(grid[mark.block].write) if mark.state == "done" else []
-        if missing:
-            remove = ", ".join(map(str, [ledger.path, *outputs]))
-            raise InputError(
-                f"{path}: chunk {missing[0]} is gone, but block {mark.block} of stage "
-                f"{ledger.header.stage} was written. To make it again remove {remove} and "
-                "repeat the command that made it"
-            )
+    lost = lost_chunk(Volume.open(path), ledger)
+    if lost:
+        remove = ", ".join(map(str, [ledger.path, *outputs]))
+        raise InputError(
+            f"{path}: chunk {lost[0]} is gone, but block {lost[1]} of stage {ledger.header.stage} "
+            f"was written. To make it again remove {remove} and repeat the command that made it"
+        )

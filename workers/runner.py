@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import OutputExistsError, StageError
+from pipeline.geometry import BlockGrid, Roi, Triple, triple
 from pipeline.stages import STAGES
 from pipeline.stages.base import Stage
 from pipeline.stages.keys import StageKey
 from pipeline.stages.run import Run
 from pipeline.storage.atomic import remove_temporaries, remove_tree
 from pipeline.storage.ledger import COMPLETE, Header, Ledger, Mark
+from pipeline.storage.volume import Volume
 from workers.executors import Executor
 from workers.retry import delay_seconds, may_pass
 
@@ -241,23 +243,32 @@ def require_stored(stage: Stage, run: Run) -> None:
             raise StageError(
                 f"{path} is gone, but stage {stage.name} is finished. {how_to_remake(stage, run)}"
             )
-    grid = stage.grid(run)
-    with closing(run.ledger(stage.name)) as ledger:
-        done = [mark.block for mark in ledger.marks.values() if mark.state == "done"]
+    ledger = run.ledger(stage.name)
     for artifact in stage.writes:
         path = run.path(artifact)
         # The scratch labels have a layout of their own; the stage that reads them looks itself.
         if path.suffix != ".zarr" or path.parent != run.directory:
             continue
-        volume = run.volume(artifact)
-        whole = volume.shape != grid.volume.shape
-        for index in done:
-            missing = volume.missing_chunks(volume.roi if whole else grid[index].write)
+        lost = lost_chunk(run.volume(artifact), ledger)
+        if lost:
+            raise StageError(
+                f"{path}: chunk {lost[0]} is gone, but block {lost[1]} of stage {stage.name} "
+                f"was computed. {how_to_remake(stage, run)}"
+            )
+
+
+def lost_chunk(volume: Volume, ledger: Ledger) -> tuple[Triple, int] | None:
+    """A chunk that is gone although the ledger of its stage knows its block as done; the block."""
+    assert ledger.header is not None
+    offset, shape, extent = (triple(values) for values in ledger.header.description["grid"])
+    grid = BlockGrid(Roi(offset, shape), extent)
+    for mark in ledger.marks.values():
+        if mark.state == "done":
+            part = grid[mark.block].write if volume.shape == shape else volume.roi
+            missing = volume.missing_chunks(part)
             if missing:
-                raise StageError(
-                    f"{path}: chunk {missing[0]} is gone, but block {index} of stage {stage.name} "
-                    f"was computed. {how_to_remake(stage, run)}"
-                )
+                return missing[0], mark.block
+    return None
 
 
 def _complete(ledger: Ledger, index: int) -> bool:

@@ -6,6 +6,8 @@ its own value. Background, 0, stays 0 whatever the map says.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -232,6 +234,24 @@ def sum_counts(
     if not len(first):
         return ordered, voxels.copy()
     return ordered[first], np.add.reduceat(voxels[order], first)
+
+
+def add_counts(parts: Iterable[SparseMap]) -> SparseMap:
+    """Tables of (ids, voxels) added to one, as `sum_counts` does; none give an empty one."""
+    return sum_counts(*_stacked(parts))
+
+
+def unite_maps(parts: Iterable[SparseMap]) -> SparseMap:
+    """All rows of several maps, which agree where they list the same id."""
+    ids, targets = _stacked(parts)
+    ids, first = np.unique(ids, return_index=True)
+    return ids, targets[first]
+
+
+def _stacked(parts: Iterable[SparseMap]) -> SparseMap:
+    nothing = np.zeros(0, np.uint64)
+    first, second = zip((nothing, nothing), *parts, strict=True)
+    return np.concatenate(first), np.concatenate(second)
 
 
 def drop_small(

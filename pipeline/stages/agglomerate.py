@@ -18,7 +18,13 @@ from pipeline.arrays.agglomerate import fragment_to_segment
 from pipeline.arrays.delayed import RegionGraph, add_graphs, agglomerate_group, compose_lookup
 from pipeline.arrays.edges import sum_edges
 from pipeline.arrays.labels import SparseMap
-from pipeline.arrays.relabel import apply_lookup, name_positions, restrict_lookup, sum_counts
+from pipeline.arrays.relabel import (
+    add_counts,
+    apply_lookup,
+    name_positions,
+    restrict_lookup,
+    sum_counts,
+)
 from pipeline.arrays.waterz_engine import agglomerate_with_waterz
 from pipeline.errors import InputError
 from pipeline.geometry import Block, Roi, triple
@@ -89,7 +95,7 @@ def _agglomerate_at_once(whole: Block, run: Run) -> BlockResult:
         name_positions(positions, names, fragments[source.write.slices])
     config, thresholds = run.config.segment, segmentation_choice(run).thresholds
     lookups = agglomerate_with_waterz(affinities, fragments, thresholds, scoring=config.scoring)
-    write_block_lookups(run, whole, [lookups[threshold] for threshold in thresholds])
+    _write_block_lookups(run, whole, [lookups[threshold] for threshold in thresholds])
     return BlockResult()
 
 
@@ -137,13 +143,11 @@ def _merge(run: Run, tree: BlockTree, level: int, cell: Block) -> dict[str, floa
 
 def _graph(run: Run, tree: BlockTree, level: int, cell: Block) -> RegionGraph:
     """All rows that a group has to decide on."""
-    children = tree.inside(level, cell.write)
     if level > 0:
-        numbers = [tree.number(level - 1, child) for child in children]
+        numbers = [tree.number(level - 1, child) for child in tree.inside(level, cell.write)]
         return add_graphs(_read_graph(run.block_file("merge_tree", n)) for n in numbers)
-    holding = holding_blocks(run, "fragments")
-    indices = [child.index for child in children if child.index in holding]
-    tables = [read_edges(run.block_file("block_graphs", index)) for index in indices]
+    blocks = held_blocks(run, cell.write)
+    tables = [read_edges(run.block_file("block_graphs", block.index)) for block in blocks]
     return RegionGraph.from_edges(sum_edges(tables))
 
 
@@ -187,7 +191,7 @@ def _tell(run: Run, tree: BlockTree, level: int, cell: Block, above: list[Sparse
         for threshold, told in zip(thresholds, above, strict=True)
     ]
     if level == 0:
-        write_block_lookups(run, cell, lookups)
+        _write_block_lookups(run, cell, lookups)
         return
     for child in tree.inside(level, cell.write):
         rest = _read_graph(run.block_file("merge_tree", tree.number(level - 1, child)))
@@ -201,7 +205,7 @@ def _told_file(run: Run, tree: BlockTree, level: int, cell: Block) -> Path:
     return run.block_file("merge_told", tree.number(level, cell))
 
 
-def write_block_lookups(run: Run, group: Block, lookups: list[SparseMap]) -> None:
+def _write_block_lookups(run: Run, group: Block, lookups: list[SparseMap]) -> None:
     """Write the lookups of each block in a group, and how large the group's segments are in it.
 
     Args:
@@ -210,22 +214,13 @@ def write_block_lookups(run: Run, group: Block, lookups: list[SparseMap]) -> Non
         lookups: from the fragments in it to segments, one a threshold.
     """
     parts: list[list[SparseMap]] = [[] for _ in lookups]
-    holding = holding_blocks(run, "fragments")
-    for block in segment_grid(run).overlapping(group.write):
-        if block.index not in holding:
-            continue
+    for block in held_blocks(run, group.write):
         fragments, voxels = read_counts(run.block_file("block_graphs", block.index))
         rows = [restrict_lookup(fragments, *lookup) for lookup in lookups]
         write_lookups(run.block_file("block_lookups", block.index), rows)
         for part, row in zip(parts, rows, strict=True):
             part.append(sum_counts(apply_lookup(fragments, *row), voxels))
-    _write_sizes(run, group, [_sum_sizes(part) for part in parts])
-
-
-def _sum_sizes(parts: list[SparseMap]) -> SparseMap:
-    if not parts:
-        return _NOTHING
-    return sum_counts(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    _write_sizes(run, group, [add_counts(part) for part in parts])
 
 
 def _write_sizes(run: Run, group: Block, sizes: list[SparseMap]) -> None:

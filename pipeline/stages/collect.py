@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.edges import EdgeTable, sum_edges
 from pipeline.arrays.labels import SparseMap, distinct
-from pipeline.arrays.relabel import apply_lookup, drop_small, sum_counts
+from pipeline.arrays.relabel import add_counts, apply_lookup, drop_small, unite_maps
 from pipeline.geometry import Block, BlockGrid
 from pipeline.stages.agglomerate import (
     merge_runs,
@@ -62,14 +62,9 @@ def _collect(block: Block, run: Run) -> BlockResult:
 def _sum_sizes(slab: Block, run: Run) -> BlockResult:
     parts = [read_lookups(path) for path in size_files(run, slab)]
     count = len(segmentation_choice(run).thresholds)
-    sums = [_add([part[number] for part in parts]) for number in range(count)]
+    sums = [add_counts(part[number] for part in parts) for number in range(count)]
     write_lookups(run.block_file("slab_sizes", slab.index), sums)
     return BlockResult()
-
-
-def _add(parts: list[SparseMap]) -> SparseMap:
-    nothing = (np.zeros(0, np.uint64), np.zeros(0, np.uint64))
-    return sum_counts(*(np.concatenate(c) for c in zip(nothing, *parts, strict=True)))
 
 
 def _gather(slab: Block, run: Run) -> BlockResult:
@@ -78,7 +73,9 @@ def _gather(slab: Block, run: Run) -> BlockResult:
     arrays = {name: getattr(edges, name) for name in EDGE_COLUMNS}
     fragments = _own_fragments(run, slab, blocks)
     for number in range(len(segmentation_choice(run).thresholds)):
-        segments = apply_lookup(fragments, *_own_lookup(run, blocks, number))
+        files = (run.block_file("block_lookups", index) for index in blocks)
+        lookup = unite_maps(read_lookup(file, number) for file in files)
+        segments = apply_lookup(fragments, *lookup)
         segments = without_small(run, number, segments)
         changed = segments != fragments
         arrays[f"ids_{number}"] = fragments[changed]
@@ -99,14 +96,6 @@ def _own_fragments(run: Run, slab: Block, blocks: Iterable[int]) -> NDArray[np.u
         ids, _ = read_counts(run.block_file("block_graphs", index))
         found.append(ids[inside(run, slab, ids)])
     return distinct(*found)
-
-
-def _own_lookup(run: Run, blocks: Iterable[int], number: int) -> SparseMap:
-    """The rows of some blocks; where a fragment is in several, its rows are equal."""
-    parts = [read_lookup(run.block_file("block_lookups", index), number) for index in blocks]
-    nothing = np.zeros(0, np.uint64)
-    ids, first = np.unique(np.concatenate([nothing, *(p[0] for p in parts)]), return_index=True)
-    return ids, np.concatenate([nothing, *(p[1] for p in parts)])[first]
 
 
 def without_small(run: Run, number: int, segments: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.arrays.edges import EdgeTable, cross_face_edges, map_edges, sum_edges
 from pipeline.arrays.fragments import LOWER, UPPER
 from pipeline.arrays.labels import SparseMap
-from pipeline.arrays.relabel import apply_lookup, sum_counts
+from pipeline.arrays.relabel import apply_lookup, sum_counts, unite_maps
 from pipeline.geometry import Block
 from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.block_tables import (
@@ -65,13 +65,8 @@ def _across(
     labels = present(lower.labels[touching], upper.labels[touching])
     if not len(labels):
         return EdgeTable.empty(), labels
-    names = _union(stitched, read_map(run.block_file("stitch", before.index)))
+    names = unite_maps([stitched, read_map(run.block_file("stitch", before.index))])
     return map_edges(cross_face_edges(lower, upper), *names), present(apply_lookup(labels, *names))
-
-
-def _union(a: SparseMap, b: SparseMap) -> SparseMap:
-    ids, first = np.unique(np.concatenate([a[0], b[0]]), return_index=True)
-    return ids, np.concatenate([a[1], b[1]])[first]
 
 
 def _create(run: Run) -> None:

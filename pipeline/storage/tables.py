@@ -104,7 +104,7 @@ def changed_at(path: Path) -> int:
 
 def read_meta(path: Path) -> dict[str, Any]:
     """The JSON metadata that `write_table` or `write_arrays` stored."""
-    stored = _read(path).schema.metadata or {}
+    stored = _read(path, most=1).schema.metadata or {}
     meta: dict[str, Any] = json.loads(stored.get(b"axonloom", b"{}"))
     return meta
 
@@ -159,7 +159,8 @@ def _checksum(batch: pa.RecordBatch, name: str) -> str:
     return f"{zlib.crc32(content.data, found):08x}"
 
 
-def _read(path: Path, names: Container[str] | None = None) -> pa.Table:
+def _read(path: Path, names: Container[str] | None = None, *, most: int | None = None) -> pa.Table:
+    """The columns of a table, or those in `names`; of its first `most` batches or all."""
     try:
         with pa.OSFile(str(path), "rb") as source:
             reader = pa.ipc.open_file(source)
@@ -170,7 +171,7 @@ def _read(path: Path, names: Container[str] | None = None) -> pa.Table:
                 options = pa.ipc.IpcReadOptions(included_fields=wanted)
                 reader = pa.ipc.open_file(source, options=options)
             count = reader.num_record_batches
-            batches = [_batch(reader, k, k == count - 1, whole=whole) for k in range(count)]
+            batches = [_batch(reader, k, k == count - 1, whole=whole) for k in range(count)[:most]]
             if not batches:
                 raise ValueError("it has no end")
             return pa.Table.from_batches(batches)
