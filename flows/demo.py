@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
-from flows.launch import launch
+from flows.launch import launch, run_with_progress
 from flows.phantom import needs_phantom, on_phantom, phantom_config
-from flows.progress import QuietProgress, TerminalProgress
-from flows.runs import begin, run_stages, with_workers
+from flows.runs import begin, with_workers
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import ConfigError
 from pipeline.stages.phantom import PHANTOM
@@ -41,10 +38,5 @@ def run_all(config: RunConfig) -> Path:
 def run_phantom(config: RunConfig, *, replace_output: bool) -> Path:
     """Write a phantom: image.zarr, labels.zarr and swc/ in the run directory."""
     run = begin(config, (PHANTOM,), replace_output=replace_output)
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with TerminalProgress(run, console) as progress:
-            run_stages(run, (PHANTOM,), observe=progress.observe)
-    else:
-        run_stages(run, (PHANTOM,), observe=QuietProgress(console).observe)
+    run_with_progress(run, (PHANTOM,))
     return run.directory

@@ -15,6 +15,7 @@ from flows.runs import prepare, run_stages
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.stages import plan
+from pipeline.stages.base import Stage
 from pipeline.stages.evaluate import EVALUATE
 from pipeline.stages.run import Run
 from workers.runner import Order
@@ -34,13 +35,18 @@ def launch(
         StageError: blocks failed.
     """
     run, stages = prepare(config, only=only, replace_output=replace_output)
+    run_with_progress(run, stages, order=order)
+    return run.directory
+
+
+def run_with_progress(run: Run, stages: Sequence[Stage], *, order: Order | None = None) -> None:
+    """Run stages, with bars where a person watches and a line a stage where none does."""
     console = Console(stderr=True)
     if console.is_terminal:
         with TerminalProgress(run, console) as progress:
             run_stages(run, stages, order=order, observe=progress.observe)
     else:
         run_stages(run, stages, order=order, observe=QuietProgress(console).observe)
-    return run.directory
 
 
 def report_and_tell(directory: Path) -> None:

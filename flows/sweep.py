@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.launch import run_with_progress
 from flows.own_inputs import require_whole
-from flows.progress import QuietProgress, TerminalProgress
-from flows.runs import begin, run_stages
+from flows.runs import begin
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import ConfigError, InputError
 from pipeline.stages import STAGES
@@ -43,12 +43,7 @@ def run_sweep(config: RunConfig, *, replace_output: bool) -> Path:
     """
     stages = sweep_stages(config)
     run = begin(config, stages, replace_output=replace_output)
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with TerminalProgress(run, console) as progress:
-            run_stages(run, stages, observe=progress.observe)
-    else:
-        run_stages(run, stages, observe=QuietProgress(console).observe)
+    run_with_progress(run, stages)
     return run.directory
 
 

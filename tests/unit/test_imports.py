@@ -54,6 +54,8 @@ HOMES = {
     "kimimaro": ("pipeline.arrays",),
     "numba": ("pipeline.arrays", "pipeline.learning"),
     "waterz": ("pipeline.arrays",),
+    "skimage": ("pipeline.arrays",),
+    "tensorboard": ("pipeline.learning",),
     "matplotlib": ("pipeline.report",),
     "neuroglancer": ("pipeline.report",),
     "yaml": ("pipeline.config",),
