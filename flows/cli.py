@@ -157,6 +157,10 @@ def run(
     ] = None,
     workers: Workers = None,
     serial: Serial = False,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", metavar="STAGE", help="The last stage to run, such as targets."),
+    ] = None,
     prefect: Annotated[
         bool, typer.Option("--prefect", help="Run as a Prefect flow (server or embedded).")
     ] = False,
@@ -166,6 +170,8 @@ def run(
     Run the same command again after a crash or a changed parameter: it continues, and computes
     again what depends on the change and nothing else.
     """
+    if prefect and until is not None:
+        raise InputError("run: --until and --prefect exclude each other")
     if prefect:
         _prepare_prefect()
     from flows.demo import run_all
@@ -182,6 +188,9 @@ def run(
         settings = settings.model_copy(update={"run_dir": run_dir})
     if prefect:
         tell(_reconstruct(settings))
+        return
+    if until is not None:
+        run_all(settings, until)
         return
     report_and_tell(run_all(settings))
 
@@ -275,10 +284,11 @@ def train(
         raise InputError("train: give --labels or --skeletons to learn from")
     base = load_config(settings).model_dump() if settings else {}
     before = base.get("input", {})
-    kept = {name: before[name] for name in ("swc", "voxel_size_nm") if name in before}
+    names = ("swc", "voxel_size_nm", "training_runs")
+    kept = {name: before[name] for name in names if name in before}
     values = {**base, "name": out.resolve().name, "run_dir": out, "input": {**kept, **given}}
     config = with_workers(parse_config(values, "command line"), workers, serial)
-    _execute(config, (*INGEST_STAGES, "targets", "train"), overwrite=overwrite)
+    _execute(config, (*INGEST_STAGES, "placement", "targets", "train"), overwrite=overwrite)
 
 
 @app.command()
@@ -487,6 +497,24 @@ def sweep(
     wanted = _given(thresholds=parse_thresholds(thresholds, threshold))
     config = _config(out, workers, serial, input=given, evaluate=section, sweep=wanted)
     tell_sweep(run_sweep(config, replace_output=overwrite), segmentation)
+
+
+@app.command("compare-losses")
+def compare_losses(
+    config: Annotated[Path, typer.Argument(help="Configuration of the run, YAML.")],
+    workers: Workers = None,
+    serial: Serial = False,
+) -> None:
+    """Train with each loss from shared pretrainings, and test the scores against a baseline.
+
+    The losses, seeds and tests are in the section `comparison` of the configuration. What an
+    earlier, interrupted or smaller comparison has trained is kept.
+    """
+    from flows.compare_losses import report_and_tell_comparison, run_comparison
+    from flows.runs import with_workers
+
+    directory = run_comparison(with_workers(load_config(config), workers, serial))
+    report_and_tell_comparison(directory)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from flows.notices import telling
 from flows.progress import QuietProgress, TerminalProgress
 from flows.runs import prepare, run_stages
 from pipeline.config import RunConfig
@@ -17,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.stages import plan
 from pipeline.stages.base import Stage
 from pipeline.stages.evaluate import EVALUATE
+from pipeline.stages.label_scores import LABEL_SCORES
 from pipeline.stages.run import Run
 from workers.runner import Order
 
@@ -44,9 +46,11 @@ def run_with_progress(run: Run, stages: Sequence[Stage], *, order: Order | None 
     console = Console(stderr=True)
     if console.is_terminal:
         with TerminalProgress(run, console) as progress:
-            run_stages(run, stages, order=order, observe=progress.observe)
+            observe = telling(run, console, progress.observe)
+            run_stages(run, stages, order=order, observe=observe)
     else:
-        run_stages(run, stages, order=order, observe=QuietProgress(console).observe)
+        observe = telling(run, console, QuietProgress(console).observe)
+        run_stages(run, stages, order=order, observe=observe)
 
 
 def report_and_tell(directory: Path) -> None:
@@ -61,8 +65,11 @@ def tell(directory: Path) -> None:
     """Say what came out of a run that has its report, and where it is."""
     console = Console(soft_wrap=True)
     # Scores of an earlier configuration may lie there; they are not of this one.
-    if EVALUATE in plan(Run(directory).config):
+    planned = plan(Run(directory).config)
+    if EVALUATE in planned:
         print_scores(directory)
+    if LABEL_SCORES in planned:
+        print_label_scores(directory)
     console.print(f"report  {directory / 'report.html'}", highlight=False)
     console.print(f"viewer  axonloom view {directory}", highlight=False)
 
@@ -94,6 +101,32 @@ def print_scores(directory: Path) -> None:
     for key, name in _ROWS.items():
         table.add_row(name, *(_figure(column[key]) for column in columns))
     Console().print(table)
+
+
+_LABEL_ROWS = {
+    "voi": "VOI (bits)",
+    "voi_split": "VOI split (bits)",
+    "voi_merge": "VOI merge (bits)",
+    "ari": "ARI",
+    "adapted_rand_error": "adapted Rand error",
+}
+
+
+def print_label_scores(directory: Path) -> None:
+    """The scores of a run against dense labels, beside those of the reference."""
+    found = json.loads((directory / "label_scores.json").read_text())
+    console = Console()
+    if found["segments"] is None:
+        console.print(f"no labelled voxel in {found['region']}: nothing scored", highlight=False)
+        return
+    table = Table("score", "this run", title=f"labels in {found['region']}")
+    columns = [found["segments"]]
+    if "reference" in found:
+        table.add_column("reference")
+        columns.append(found["reference"])
+    for key, name in _LABEL_ROWS.items():
+        table.add_row(name, *(_figure(column[key]) for column in columns))
+    console.print(table)
 
 
 def _figure(value: float | None) -> str:

@@ -38,6 +38,7 @@ from pipeline.errors import StageError
 from pipeline.stages import plan
 from pipeline.stages.base import Stage
 from pipeline.stages.evaluate import EVALUATE
+from pipeline.stages.label_scores import LABEL_SCORES
 from pipeline.stages.phantom import PHANTOM
 from pipeline.stages.run import Run
 from workers.runner import StageReport
@@ -117,9 +118,13 @@ def report_task(directory: Path) -> str:
         f"Report: `{report}`\n\nLook at the neurons:\n\n```\naxonloom view {directory}\n```\n",
         key="viewer",
     )
-    if EVALUATE in plan(run.config):
+    planned = plan(run.config)
+    if EVALUATE in planned:
         table = _scores(json.loads(run.path("metrics").read_text()))
         create_table_artifact(table, key="scores", description="Scores against the tracings")
+    if LABEL_SCORES in planned:
+        table = _label_scores(json.loads(run.path("label_scores").read_text()))
+        create_table_artifact(table, key="label-scores", description="Scores against the labels")
     return str(report)
 
 
@@ -131,6 +136,16 @@ def _scores(metrics: dict[str, Any]) -> list[Row]:
     return [
         {"score": name, **{of: _cell(values.get(name)) for of, values in columns.items()}}
         for name in metrics["overall"]
+    ]
+
+
+def _label_scores(found: dict[str, Any]) -> list[Row]:
+    """A row for each score, as label_scores.json names it; none where no voxel has a label."""
+    columns = {"this run": found["segments"], "reference": found.get("reference")}
+    given = {of: values for of, values in columns.items() if values is not None}
+    return [
+        {"score": name, **{of: values[name] for of, values in given.items()}}
+        for name in found["segments"] or ()
     ]
 
 

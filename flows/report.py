@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.notices import notices
 from flows.status import StageStatus, agglomeration_levels, run_status
 from pipeline.errors import InputError
 from pipeline.geometry import Roi
 from pipeline.report.facts import (
     InputFacts,
+    LabelScoreFacts,
     LineSet,
     OutputFile,
     ProjectionFacts,
@@ -41,6 +43,7 @@ LARGEST = 20
 _OUTPUTS = {
     "metrics.json": "scores",
     "neurons.csv": "scores of each tracing",
+    "label_scores.json": "scores against dense labels",
     "segments.zarr": "segments, OME-NGFF",
     "fragments.zarr": "fragments before agglomeration",
     "affinities.zarr": "affinities",
@@ -86,9 +89,11 @@ def write_report(run: Run) -> Path:
         levels=agglomeration_levels(run.directory) if "agglomerate" in complete else [],
         foreground_share=_foreground(run) if "fragments" in complete else None,
         scores=_scores(run) if has_scores else None,
+        label_scores=_label_scores(run) if "label_scores" in complete else None,
         threshold=_threshold(run) if "tune" in complete else None,
         segments=_segments(run) if {"collect", "join"} <= complete else None,
         outputs=list(_outputs(run.directory)),
+        warnings=notices(run),
     )
     path = run.directory / "report.html"
     write_text(path, render_report(data))
@@ -188,7 +193,6 @@ def _scores(run: Run) -> ScoreFacts:
     baseline = metrics.get("baseline")
     ceiling = metrics["ceiling"]["overall"]["nerl"]
     score, learned = run.config.regions.score, run.config.regions.train
-    overlap = run.tuned and run.train_roi.overlaps(run.score_roi)
     return ScoreFacts(
         run=metrics,
         baseline=baseline,
@@ -197,19 +201,49 @@ def _scores(run: Run) -> ScoreFacts:
         ),
         scored_on=(f"voxels {score.roi}" if score else "the whole volume")
         + f"; without errors the normalized ERL would be {ceiling:.3f}"
-        + ("; the training region overlaps it, so nothing here is held out" if overlap else ""),
+        + _not_held_out(run),
         trained_on=f"voxels {learned.roi}" if learned else "the whole volume",
     )
 
 
+def _not_held_out(run: Run) -> str:
+    """A warning where what is scored was learned from or chosen on."""
+    trained = "train" in {stage.name for stage in plan(run.config)}
+    used = {
+        "training": run.train_roi if trained else None,
+        "validation": run.validate_roi if run.tuned else None,
+    }
+    for name, roi in used.items():
+        if roi is not None and roi.overlaps(run.score_roi):
+            return f"; the {name} region overlaps it, so nothing here is held out"
+    return ""
+
+
+def _label_scores(run: Run) -> LabelScoreFacts:
+    found = json.loads(run.path("label_scores").read_text())
+    given = run.config.evaluate.compare_segments
+    return LabelScoreFacts(
+        run=found["segments"],
+        reference=found.get("reference"),
+        conventions=found["conventions"],
+        scored_on=f"voxels {found['region']}"
+        + (f"; reference: {given}" if given else "")
+        + _not_held_out(run),
+    )
+
+
+_METRIC_NAMES = {"nerl": "normalized ERL", "voi": "VOI (bits, lower is better)"}
+
+
 def _threshold(run: Run) -> ThresholdFacts:
     tuning = json.loads(run.path("tuning").read_text())
-    curve = tuning["curve"]
+    curve, metric = tuning["curve"], tuning["metric"]
     return ThresholdFacts(
         thresholds=[row["threshold"] for row in curve],
-        scores={f"low {tuning['low']}, high {tuning['high']}": [row["nerl"] for row in curve]},
+        scores={f"low {tuning['low']}, high {tuning['high']}": [row[metric] for row in curve]},
         chosen=tuning["threshold"],
-        data="the training region",
+        metric=_METRIC_NAMES[metric],
+        data="the validation region" if run.config.regions.validation else "the training region",
     )
 
 

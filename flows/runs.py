@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.stages import plan
 from pipeline.stages.base import Stage
 from pipeline.stages.keys import StageKey, inputs_of, stage_keys
-from pipeline.stages.run import Run
+from pipeline.stages.run import ARTIFACTS, Run
 from pipeline.storage.ledger import run_lock
 from workers.executors import Executor, make_executor
 from workers.runner import (
@@ -25,6 +25,9 @@ from workers.runner import (
     require_stored,
     run_stage,
 )
+
+# What another run gives to train on.
+_LEARNED = (ARTIFACTS["image"], ARTIFACTS["targets"])
 
 Observer = Callable[[Stage, StageReport], None]
 
@@ -41,8 +44,11 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
         raise InputError("nothing to do: the configuration gives no input for any stage")
     draft = Run(config.run_dir.resolve(), config)
     _refuse_overlap(draft, stages)
-    _ = draft.shape, draft.train_roi, draft.score_roi
-    for path in (config.input.affinities, config.input.segments, config.input.image):
+    _refuse_unused_training_runs(config)
+    _ = draft.shape, draft.train_roi, draft.validate_roi, draft.score_roi
+    given, other = config.input, config.evaluate.compare_segments
+    learned = [folder / name for folder in given.training_runs for name in _LEARNED]
+    for path in (given.affinities, given.segments, given.image, other, *learned):
         if path is not None:
             require_whole(path)
     for stage in stages:
@@ -56,16 +62,30 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
 
 def _refuse_overlap(run: Run, stages: Sequence[Stage]) -> None:
     """Refuse inputs that a stage would replace, or that its output would become a part of."""
-    given = {name: value for name, value in run.config.input if isinstance(value, Path)}
+    given = {f"input.{n}": value for n, value in run.config.input if isinstance(value, Path)}
+    if run.config.evaluate.compare_segments is not None:
+        given["evaluate.compare_segments"] = run.config.evaluate.compare_segments
     for stage in stages:
         for output in (run.path(artifact) for artifact in stage.writes):
             for name, path in given.items():
                 source = path.resolve()
                 if source.is_relative_to(output) or output.is_relative_to(source):
                     raise InputError(
-                        f"input.{name} {path} and {output}, which stage {stage.name} writes, lie "
+                        f"{name} {path} and {output}, which stage {stage.name} writes, lie "
                         "in one another; choose another folder for the output"
                     )
+
+
+def _refuse_unused_training_runs(config: RunConfig) -> None:
+    given = config.input
+    own = (given.labels, given.skeletons)
+    instead = (given.checkpoint, given.affinities, given.segments)
+    if given.training_runs and given.image and not any((*own, *instead)):
+        raise InputError(
+            "input.training_runs adds to what this run trains on, but it has neither input.labels "
+            "nor input.skeletons; give one of them, or train in another run and name its "
+            "input.checkpoint here"
+        )
 
 
 def require_writable(folder: Path) -> None:

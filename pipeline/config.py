@@ -1,14 +1,15 @@
 """The configuration of a run: read once from YAML, checked, frozen.
 
 Unknown keys are refused. Lengths are nanometres or voxels as each field's name says; triples are
-z, y, x. Input paths are relative to the configuration file, `run_dir` to the current folder;
-`${NAME:-default}` in a path is replaced from the environment.
+z, y, x. Paths of what is read are relative to the configuration file, `run_dir` to the current
+folder; `${NAME:-default}` in a path is replaced from the environment.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +20,7 @@ from pipeline.arrays.skeleton_settings import SkeletonSettings
 from pipeline.arrays.waterz_process import Scoring
 from pipeline.errors import ConfigError
 from pipeline.geometry import Roi, Triple
+from pipeline.learning.loss_settings import AnyLoss, compared_losses
 from pipeline.learning.settings import NetworkSettings, PredictSettings, TrainSettings
 from pipeline.settings import NmTriple, StrictModel, VoxelTriple
 from pipeline.storage.atomic import write_text
@@ -41,30 +43,47 @@ class SwcConfig(StrictModel):
 
 
 class InputConfig(StrictModel):
-    """What the run starts from. Stages whose output is given here are not run."""
+    """What the run starts from. Stages whose output is given here are not run.
+
+    Images, labels and segments may be arrays of an .npz file: volume.npz/gray. Such an array is
+    kept in memory.
+    """
 
     image: Path | None = None
-    """TIFF file, folder of TIFF planes, or zarr (array or OME-NGFF)."""
+    """TIFF file, folder of TIFF planes, zarr (array or OME-NGFF), or array of an .npz file."""
     voxel_size_nm: NmTriple | None = None
     """Size of a voxel, z, y, x; needed unless the image's metadata say it."""
     labels: Path | None = None
-    """Dense instance labels to train on: integers, 0 is background, shape of the image."""
+    """Dense instance labels to train on and score against: integers, 0 is background, shape of
+    the image."""
     skeletons: Path | None = None
     """Tracings to train on or score against: an SWC file, a folder of them, or a zip."""
     swc: SwcConfig = SwcConfig()
     """How the tracings' coordinates map to the volume."""
+    training_runs: tuple[Path, ...] = ()
+    """Folders of other runs that are trained on as well: image, statistics and targets of each, in
+    its own regions.train, normalised by its own percentiles. Prepare one with
+    `axonloom run ITS_CONFIG --until targets`."""
     checkpoint: Path | None = None
     """Folder of a trained network; replaces the train stage."""
+    start_from: Path | None = None
+    """Folder of a trained network of the same kind, whose weights training begins with."""
     affinities: Path | None = None
     """zarr (3, z, y, x), uint8, uint16 or float32 in [0, 1]; replaces the stages before."""
     require_chunks: bool = False
     """An absent chunk of the affinities given is an error, instead of the fill value."""
     segments: Path | None = None
-    """zarr or TIFF labels; replaces the segmentation stages."""
+    """Labels as zarr, TIFF or array of an .npz file; replaces the segmentation stages."""
     fragments: Path | None = None
     """fragments.zarr of a finished segmentation; read by `axonloom sweep` alone."""
     history: Path | None = None
     """history.arrow of the same segmentation; read by `axonloom sweep` alone."""
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if self.checkpoint is not None and self.start_from is not None:
+            raise ValueError("checkpoint replaces training, start_from begins one: give one")
+        return self
 
 
 class RegionConfig(StrictModel):
@@ -91,9 +110,11 @@ class RegionsConfig(StrictModel):
     """Which part of the volume is learned from and which is scored."""
 
     train: RegionConfig | None = None
-    """Training patches and the choice of thresholds use this box alone; default all."""
+    """Training patches come from this box alone; default all."""
+    validation: RegionConfig | None = None
+    """Thresholds are chosen on this box alone; default the box of train."""
     score: RegionConfig | None = None
-    """Only skeleton nodes in this box are scored; default all."""
+    """Only nodes of tracings and labelled voxels in this box are scored; default all."""
 
 
 class IngestConfig(StrictModel):
@@ -136,11 +157,48 @@ class TargetConfig(StrictModel):
     """Nodes thinner than this are drawn with this radius; null: the shortest edge of a voxel."""
     shell_nm: float = Field(0.0, ge=0)
     """Voxels within this distance of a tube's surface are ignored: its border is uncertain."""
-    background: Literal["near", "assumed"] = "assumed"
+    grow_nm: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Tubes grow into the bright voxels connected to them, as far as this from their surface; 0
+    leaves them as drawn. The shell is then around what has grown too."""
+    grow_fraction: float | None = Field(None, ge=0, le=1)
+    """Bright is what exceeds the volume's median by this fraction of what the image along the
+    tracing's axis does, and its noise; null is 0.5."""
+    grow_threshold: float | None = Field(None, allow_inf_nan=False)
+    """Bright is an image value of at least this; replaces grow_fraction."""
+    background: Literal["near", "assumed", "sampled"] = "assumed"
     """near: only voxels within neighbourhood_nm of a tracing are known to be background.
-    assumed: all the rest is, which holds if every neurite was traced."""
+    assumed: all the rest is, which holds if every neurite was traced.
+    sampled: as near, and a random share of all tiles of 16x16x16 voxels is assumed to be
+    background where no tracing is near; what lies in no such tile is ignored."""
     neighbourhood_nm: float = Field(10_000.0, gt=0)
     """See background."""
+    sampled_share: float = Field(0.1, ge=0, le=1)
+    """Share of the tiles, for background: sampled."""
+    sampled_seed: int = Field(0, ge=0, lt=2**63)
+    """Another seed samples other tiles."""
+    ignore_labels: tuple[int, ...] = ()
+    """Values of dense labels of which nothing is known, such as 0 where only a part is labelled;
+    negative ones too. 2**64 - 1 is never known."""
+    background_labels: tuple[int, ...] = ()
+    """Values of dense labels that are background, besides 0. All others are instances; a class of
+    many neurites serves as one as long as no two of them touch."""
+    plane_components: bool = False
+    """Values of dense labels are classes, and every plane is an image of its own: the pieces of a
+    class in a plane (4 neighbours) are the instances."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        both = sorted(set(self.ignore_labels) & set(self.background_labels))
+        if both:
+            raise ValueError(
+                f"ignore_labels and background_labels both name {both}: a value is one or the other"
+            )
+        if self.grow_fraction is not None and self.grow_threshold is not None:
+            raise ValueError("grow_fraction and grow_threshold exclude each other: choose one")
+        for name in ("grow_fraction", "grow_threshold"):
+            if getattr(self, name) is not None and not self.grow_nm:
+                raise ValueError(f"{name} is set, but nothing grows: set grow_nm too")
+        return self
 
 
 class SegmentConfig(StrictModel):
@@ -152,8 +210,8 @@ class SegmentConfig(StrictModel):
     """What one step of agglomeration holds, rounded up to whole blocks; larger volumes are done by
     a tree of groups. The result does not depend on it."""
     tune: bool = True
-    """Choose low, high and threshold by normalized ERL on the training region, if there are
-    tracings; the values below are then only the fall-back."""
+    """Choose low, high and threshold on the validation region: by normalized ERL if there are
+    tracings, else by VOI if there are dense labels. The values below are for runs with neither."""
     low: float = Field(0.5, gt=0, le=1)
     """Voxels without an affinity of at least this are background."""
     high: float = Field(0.95, gt=0, le=1)
@@ -168,7 +226,7 @@ class SegmentConfig(StrictModel):
     min_voxels: int = Field(0, ge=0)
     """Segments with fewer voxels in the whole volume become background."""
     tune_max_voxels: int = Field(2**27, gt=0)
-    """The part of the training region used for tuning is cut to this size."""
+    """The part of the validation region used for tuning is cut to this size."""
 
     @field_validator("thresholds")
     @classmethod
@@ -196,8 +254,10 @@ class SkeletonizeConfig(StrictModel):
 
 
 class EvaluateConfig(StrictModel):
-    """Scores against tracings."""
+    """Scores against tracings and dense labels."""
 
+    compare_segments: Path | None = None
+    """Another segmentation of the same volume, scored beside this one against the labels."""
     repair: bool = True
     """Close gaps between nodes of equal label before counting."""
     max_gap_nm: float | None = Field(None, gt=0)
@@ -211,7 +271,7 @@ class EvaluateConfig(StrictModel):
     baseline: bool = True
     """Score threshold + connected components of the image beside the segmentation."""
     baseline_threshold: float | None = None
-    """Image value of the baseline; null chooses it on the training region by normalized ERL."""
+    """Image value of the baseline; null chooses it on the validation region by normalized ERL."""
 
 
 class SweepConfig(StrictModel):
@@ -228,6 +288,56 @@ class SweepConfig(StrictModel):
         if not values or not all(0 <= v <= 1 for v in values):
             raise ValueError(f"expected one or more thresholds in [0, 1], got {values}")
         return tuple(sorted(set(values)))
+
+
+class ComparisonConfig(StrictModel):
+    """Losses side by side; used by `axonloom compare-losses`.
+
+    The network, its data and the steps of both phases are those of `network`, `train` and
+    `regions`: each seed is pretrained once with `train.loss.pretrain`, and from there every loss
+    is fine-tuned for `train.finetune_steps`. All get the same number of steps, also those whose
+    authors fine-tune for a share of the pretraining (`context`: 5 %): what is compared are losses,
+    not budgets.
+    """
+
+    losses: dict[str, AnyLoss] = Field(default_factory=compared_losses)
+    """Name of a row, and its loss: a name, or a mapping of name and parameters."""
+    baseline: str = "ce_dice"
+    """The row that the others are tested against."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights, patches and augmentation; every loss gets the same patches."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak rate of fine-tuning; null: half of train.learning_rate."""
+    closing_radii_vox: tuple[int, ...] = (1, 2)
+    """Radii of binary closings of the baseline, a row each."""
+    window: VoxelTriple = (64, 64, 64)
+    """Windows over which Betti errors are means, and which are the cases of the test in three
+    dimensions; in two dimensions each plane is a case, and its z is not used."""
+    cost_steps: int = Field(6, ge=1)
+    """Steps that time and memory of each loss are measured on."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.baseline not in self.losses:
+            raise ValueError(
+                f"baseline {self.baseline!r} is none of the losses {', '.join(self.losses)}"
+            )
+        for name in self.losses:
+            # A row names a folder.
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == "pretrained":
+                raise ValueError(
+                    f"{name!r} cannot name a row: use letters, digits, '_', '-' and '.', begin "
+                    "with one of the first three, and do not use 'pretrained'"
+                )
+        for field, least in (("seeds", 0), ("closing_radii_vox", 1)):
+            values = getattr(self, field)
+            if len(set(values)) < len(values) or min(values, default=least) < least:
+                raise ValueError(
+                    f"{field}: expected different numbers of at least {least}, got {values}"
+                )
+        if not self.seeds:
+            raise ValueError("seeds: expected at least one")
+        return self
 
 
 class ProofreadConfig(StrictModel):
@@ -297,8 +407,17 @@ class RunConfig(StrictModel):
     skeletonize: SkeletonizeConfig = SkeletonizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     sweep: SweepConfig = SweepConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
     proofread: ProofreadConfig = ProofreadConfig()
     execution: ExecutionConfig = ExecutionConfig()
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        # A run on a phantom gets its labels later.
+        known = self.input.labels is not None or self.phantom is not None
+        if self.evaluate.compare_segments is not None and not known:
+            raise ValueError("evaluate.compare_segments needs input.labels to score both against")
+        return self
 
     @property
     def chunk(self) -> Triple:
@@ -321,12 +440,14 @@ def parse_config(values: Any, source: str = "configuration") -> RunConfig:
 
 
 _INPUT_PATHS = (
-    "image", "labels", "skeletons", "checkpoint", "affinities", "segments", "fragments", "history",
+    "image", "labels", "skeletons", "checkpoint", "start_from", "affinities", "segments",
+    "fragments", "history",
+    "training_runs",
 )  # fmt: skip
 
 
 def load_config(path: Path) -> RunConfig:
-    """Read a YAML configuration; input paths become absolute.
+    """Read a YAML configuration; paths of what is read become absolute.
 
     Raises:
         ConfigError: missing file, no YAML, or as `parse_config`.
@@ -338,12 +459,22 @@ def load_config(path: Path) -> RunConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     values = _expand(values)
-    if isinstance(values, dict) and isinstance(values.get("input"), dict):
-        base = path.resolve().parent
-        for name in _INPUT_PATHS:
-            if isinstance(values["input"].get(name), str):
-                values["input"][name] = str((base / values["input"][name]).resolve())
+    if isinstance(values, dict):
+        _make_absolute(values.get("input"), _INPUT_PATHS, path.resolve().parent)
+        _make_absolute(values.get("evaluate"), ("compare_segments",), path.resolve().parent)
     return parse_config(values, str(path))
+
+
+def _make_absolute(section: Any, names: Sequence[str], base: Path) -> None:
+    """Turn the paths of a section, where they are given, into absolute ones."""
+    if not isinstance(section, dict):
+        return
+    for name in names:
+        given = section.get(name)
+        if isinstance(given, str):
+            section[name] = str((base / given).resolve())
+        elif isinstance(given, list):
+            section[name] = [str((base / g).resolve()) if isinstance(g, str) else g for g in given]
 
 
 def save_config(config: RunConfig, path: Path) -> None:

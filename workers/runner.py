@@ -367,7 +367,7 @@ def _makers_of_damage(stage: Stage, run: Run, report: StageReport) -> list[Stage
         inside = path.is_relative_to(run.directory)
         return inside and any(f"{path}{mark}" in causes for mark in "/:")
 
-    read = set(stage.reads) | set(stage.optional)
+    read = {*stage.reads, *stage.more(run), *stage.optional}
     makers = [other for other in STAGES if other.name != stage.name and read & set(other.writes)]
     return [m for m in makers if any(blamed(run.path(name)) for name in m.writes)]
 

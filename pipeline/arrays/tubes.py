@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.labels import IGNORE
+from pipeline.arrays.negatives import sampled_tiles
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.tube_kernels import (
     NEAR,
@@ -36,6 +37,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Roi, triple
 
 VoxelSize = tuple[float, float, float]
+Negatives = Literal["near", "assumed", "sampled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +193,15 @@ def rasterise_edges(edges: TubeEdges, roi: Roi) -> NDArray[np.uint64]:
     return labels
 
 
+class Grower(Protocol):
+    """What makes more of tubes than is drawn: `pipeline.arrays.tube_growth.Growth`."""
+
+    def grow(
+        self, edges: TubeEdges, roi: Roi, shell_nm: float
+    ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """The labels in `roi`, and the shell around what was added to the tubes."""
+
+
 def training_targets(
     skeletons: Sequence[Skeleton],
     ids: Sequence[int],
@@ -200,40 +211,44 @@ def training_targets(
     radius_nm: float | None,
     min_radius_nm: float,
     shell_nm: float,
-    negatives: Literal["near", "assumed"],
+    negatives: Negatives,
     neighbourhood_nm: float = 0.0,
+    sampled_share: float = 0.0,
+    sampled_seed: int = 0,
+    growth: Grower | None = None,
 ) -> NDArray[np.uint64]:
     """Labels to train on, from tracings: tubes, background where it is known, IGNORE elsewhere.
 
-    - Tubes as drawn by `rasterise_tubes`.
-    - A shell of IGNORE: other voxels within `shell_nm` of a tube's surface, where the neurite may
-      be wider or thinner than its tube.
+    - Tubes as drawn by `rasterise_tubes`; with `growth` what grows from them too.
+    - A shell of IGNORE: other voxels within `shell_nm` of the surface of a tube or of what has
+      grown from it, where the neurite may be wider or thinner.
     - `negatives="near"`: beyond the shell, voxels within `neighbourhood_nm` of a traced axis are
       background and all others IGNORE: somebody looked there. For volumes traced in part.
     - `negatives="assumed"`: beyond the shell all is background: the tracing is complete.
+    - `negatives="sampled"`: as "near", and beyond the neighbourhoods background is assumed in a
+      random share of the tiles of `pipeline.arrays.negatives`: few of them hold a neurite that
+      nobody traced, and those that do are few.
 
     Only skeletons within the reach of `roi` matter: the larger of `neighbourhood_nm` and the
-    largest radius + `shell_nm`, and what `rasterise_tubes` asks for.
+    largest radius + `shell_nm`, and what `rasterise_tubes` and `growth` ask for.
 
     Args:
         skeletons, ids, roi, voxel_size_nm, radius_nm, min_radius_nm: as for `rasterise_tubes`.
         shell_nm: width of the shell, 0 for none.
         negatives: where background is known.
-        neighbourhood_nm: distance from the axis, not the surface; used by "near" only.
+        neighbourhood_nm: distance from the axis, not the surface; not used by "assumed".
+        sampled_share: of the tiles in which background is assumed; used by "sampled" only.
+        sampled_seed: which tiles these are.
+        growth: how tubes grow; None leaves them as drawn.
 
     Returns:
         roi.shape uint64: ids, 0 for background, `IGNORE`.
 
     Raises:
-        InputError: see `tube_edges`; a negative width; an unknown `negatives`.
+        InputError: see `tube_edges`; a negative width; an unknown `negatives`; a share that is not
+            in [0, 1].
     """
-    if negatives not in ("near", "assumed"):
-        raise InputError(f'negatives must be "near" or "assumed", got {negatives!r}')
-    if not (shell_nm >= 0 and neighbourhood_nm >= 0):
-        raise InputError(
-            f"shell_nm and neighbourhood_nm must not be negative, "
-            f"got {shell_nm} and {neighbourhood_nm}"
-        )
+    _check_surroundings(negatives, shell_nm, neighbourhood_nm)
     edges = tube_edges(
         skeletons,
         ids,
@@ -241,16 +256,32 @@ def training_targets(
         radius_nm=radius_nm,
         min_radius_nm=min_radius_nm,
     )
-    labels = rasterise_edges(edges, roi)
-    around_nm = neighbourhood_nm if negatives == "near" else 0.0
+    if growth is None:
+        labels, unknown = rasterise_edges(edges, roi), np.zeros(roi.shape, np.bool_)
+    else:
+        labels, unknown = growth.grow(edges, roi, shell_nm)
+    around_nm = 0.0 if negatives == "assumed" else neighbourhood_nm
     near = edges.near(roi, max(shell_nm, around_nm))
     flags = np.zeros(roi.shape, np.uint8)
     origin = np.asarray(roi.offset, np.int64)
     flag_surroundings(
         near.ends, near.radii_nm, near.voxel_size_nm, origin, shell_nm, around_nm, flags
     )
-    unknown = (flags & SHELL) != 0
-    if negatives == "near":
-        unknown |= (flags & NEAR) == 0
+    unknown |= (flags & SHELL) != 0
+    if negatives != "assumed":
+        empty = (flags & NEAR) != 0
+        if negatives == "sampled":
+            empty |= sampled_tiles(roi, sampled_share, sampled_seed)
+        unknown |= ~empty
     labels[unknown & (labels == 0)] = IGNORE
     return labels
+
+
+def _check_surroundings(negatives: Negatives, shell_nm: float, neighbourhood_nm: float) -> None:
+    if negatives not in ("near", "assumed", "sampled"):
+        raise InputError(f'negatives must be "near" or "assumed" or "sampled", got {negatives!r}')
+    if not (shell_nm >= 0 and neighbourhood_nm >= 0):
+        raise InputError(
+            f"shell_nm and neighbourhood_nm must not be negative, "
+            f"got {shell_nm} and {neighbourhood_nm}"
+        )

@@ -1,55 +1,64 @@
-"""Trained networks and training states on disk: safetensors and JSON, nothing that is unpickled.
+"""Trained networks on disk: safetensors and JSON, nothing that is unpickled.
 
-A model is a directory with `model.safetensors` (weights) and `model.json` (what they are). A
-training state is the single file `state.safetensors`: weights, both moments of AdamW, and a JSON
-note in the file's header, so that it is replaced as a whole or not at all. Equal content gives
-equal bytes. Every file is written beside its place, flushed to disk and renamed.
+A model is a directory with `model.safetensors` (weights) and `model.json` (what they are). Equal
+content gives equal bytes. Every file is written beside its place, flushed to disk and renamed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.learning.model import AffinityUNet
+from pipeline.learning.model import UNet
 from pipeline.learning.settings import NetworkSettings, TrainSettings
+from pipeline.storage.atomic import replacing
 
 FORMAT = "axonloom affinity network"
 VERSION = 1
 
-_WEIGHTS, _NOTE, _STATE = "model.safetensors", "model.json", "state.safetensors"
-_HEADER = "axonloom"  # the one metadata entry: several would be written in random order
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_WEIGHTS, _NOTE = "model.safetensors", "model.json"
+_OUTPUTS = {
+    "affinities": "(C, Z, Y, X) logits; channel d of three joins a voxel to its predecessor along "
+    "axis d; two channels, of networks of two dimensions, are those of y and x",
+    "foreground": "(1, Z, Y, X) logits of being inside an object",
+}
+VoxelSize = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class SavedModel:
     """A loaded network (float32, on the CPU, in evaluation mode) and what its note says."""
 
-    model: AffinityUNet
+    model: UNet
     network: NetworkSettings
     training: TrainSettings
     note: dict[str, Any]
 
+    @property
+    def voxel_size_nm(self) -> VoxelSize | None:
+        """Of the training images, z, y, x; None if the note does not tell."""
+        found = self.note.get("voxel_size_nm")
+        return None if found is None else (float(found[0]), float(found[1]), float(found[2]))
+
 
 def save_model(
     directory: Path,
-    model: AffinityUNet,
+    model: UNet,
     training: TrainSettings,
     facts: dict[str, Any],
     *,
     normalisation: str = "as given",
+    voxel_size_nm: VoxelSize | None = None,
+    config: dict[str, Any] | None = None,
 ) -> None:
     """Write a network.
 
@@ -58,8 +67,10 @@ def save_model(
         model, training: the network and how it was trained.
         facts: JSON values added to its note, under "facts".
         normalisation: how image values were made; prediction must make them the same way.
+        voxel_size_nm: of the training images, z, y, x; None if unknown.
+        config: the whole configuration of the run that trained it, JSON values.
     """
-    weights = save(_plain(model.state_dict()))
+    weights = save(plain(model.state_dict()))
     note = {
         "format": FORMAT,
         "version": VERSION,
@@ -67,9 +78,11 @@ def save_model(
         "training": training.model_dump(mode="json"),
         "normalisation": normalisation,
         "input": "(1, Z, Y, X) normalised image",
-        "output": "(3, Z, Y, X) logits; channel d joins a voxel to its predecessor along axis d",
+        "output": _OUTPUTS[model.settings.output],
+        "voxel_size_nm": None if voxel_size_nm is None else list(voxel_size_nm),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "facts": facts,
+        "config": config,
     }
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / _WEIGHTS, weights)
@@ -97,13 +110,13 @@ def load_model(directory: Path) -> SavedModel:
             f"{directory / _NOTE}: settings are missing or invalid: {error}"
         ) from error
     path = directory / _WEIGHTS
-    data = _read(path)
+    data = read_bytes(path)
     try:
         weights = load(data)
     except SafetensorError as error:
         raise InputError(f"{path} is no safetensors file, or is damaged: {error}") from error
-    model = AffinityUNet(network)
-    _check_weights(path, model.state_dict(), weights)
+    model = UNet(network)
+    check_weights(path, model.state_dict(), weights)
     if hashlib.sha256(data).hexdigest() != note.get("weights_sha256"):
         raise InputError(
             f"{path} does not hold the weights that {_NOTE} describes (SHA-256 differs): one of "
@@ -123,84 +136,23 @@ def digest(directory: Path) -> str:
     return hashlib.sha256((directory / _NOTE).read_bytes()).hexdigest()
 
 
-def save_state(
-    directory: Path, model: AffinityUNet, optimiser: torch.optim.AdamW, facts: dict[str, Any]
-) -> None:
-    """Replace the training state; `facts` (JSON values) hold at least "step"."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for moment in _MOMENTS:
-            tensors[f"{moment}.{name}"] = optimiser.state[parameter][moment]
-    directory.mkdir(parents=True, exist_ok=True)
-    header = {_HEADER: json.dumps(facts, sort_keys=True)}
-    write_atomically(directory / _STATE, save(_plain(tensors), header))
-
-
-def state_facts(directory: Path) -> dict[str, Any] | None:
-    """The facts of the saved state, or None if there is none.
-
-    Raises:
-        InputError: the file is damaged or foreign.
-    """
-    path = directory / _STATE
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get(_HEADER, "null"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete it to start anew") from error
-    if not isinstance(facts, dict):
-        raise InputError(f"{path} is not a training state of this project: move it elsewhere")
-    return facts
-
-
-def load_state(directory: Path, model: AffinityUNet, optimiser: torch.optim.AdamW) -> None:
-    """Put the saved state, which must exist, into `model` and `optimiser`.
-
-    Raises:
-        InputError: there is none, it is damaged, or it belongs to another network.
-    """
-    path = directory / _STATE
-    facts = state_facts(directory)
-    if facts is None:
-        raise InputError(f"there is no training state {path}")
-    tensors = load(_read(path))
-    parameters = dict(model.named_parameters())
-    expected = {f"{kind}.{n}": p for kind in ("model", *_MOMENTS) for n, p in parameters.items()}
-    _check_weights(path, expected, tensors)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"model.{name}"])
-            # Moments keep the parameter's memory layout: with another one, vectorised loops
-            # round other elements than in an undisturbed run.
-            state: dict[str, Tensor] = {"step": torch.tensor(float(facts["step"]))}
-            for moment in _MOMENTS:
-                state[moment] = torch.zeros_like(parameter).copy_(tensors[f"{moment}.{name}"])
-            optimiser.state[parameter] = state
-
-
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `path` so that it holds, after a crash at any moment, its old or its new content."""
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the CPU, contiguous: bytes that do not tell the memory layout."""
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -209,7 +161,7 @@ def _read(path: Path) -> bytes:
 
 def _read_note(path: Path) -> dict[str, Any]:
     try:
-        note = json.loads(_read(path))
+        note = json.loads(read_bytes(path))
     except ValueError as error:
         raise InputError(f"{path} is not JSON, or is damaged: {error}") from error
     if not isinstance(note, dict) or note.get("format") != FORMAT:
@@ -222,7 +174,12 @@ def _read_note(path: Path) -> dict[str, Any]:
     return note
 
 
-def _check_weights(path: Path, expected: dict[str, Any], found: dict[str, Tensor]) -> None:
+def check_weights(path: Path, expected: dict[str, Any], found: dict[str, Tensor]) -> None:
+    """Refuse tensors of a file that are not, by name, shape and type, those expected.
+
+    Raises:
+        InputError: names the difference.
+    """
     missing, surplus = sorted(expected.keys() - found), sorted(found.keys() - expected)
     if missing or surplus:
         raise InputError(

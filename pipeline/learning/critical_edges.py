@@ -1,12 +1,13 @@
 """Critical edges: the mistaken affinities that change how objects are connected.
 
-An edge joins two 6-neighbours. Predicted edges P are the positive ones; target edges T
-join two voxels of one label that is not 0. The edges that are right, P and T together, form the
-*remaining* components; a voxel without such an edge lies in none, as a voxel without any positive
-edge is background. Wrongly negative edges (T, not P) are mistakes in the target's graph T, wrongly
-positive ones (P, not T) in the prediction's graph P. Mistaken edges of one sign form one mistake
-component where they meet at voxels that lie in no remaining component. Such a component is
-critical, as in the LINEAR definition, if it does not touch exactly one remaining component. Hence
+An edge joins two neighbours along an axis: 6-neighbours in three dimensions, 4-neighbours in two.
+Predicted edges P are the positive ones; target edges T join two voxels of one label that is not 0.
+The edges that are right, P and T together, form the *remaining* components; a voxel without such an
+edge lies in none, as a voxel without any positive edge is background. Wrongly negative edges (T,
+not P) are mistakes in the target's graph T, wrongly positive ones (P, not T) in the prediction's
+graph P. Mistaken edges of one sign form one mistake component where they meet at voxels that lie in
+no remaining component. Such a component is critical, as in the LINEAR definition, if it does not
+touch exactly one remaining component. Hence
 
     false merge   a positive edge between two objects that both remain is critical by itself; so is
                   a chain of positive edges through background from one to another, and a predicted
@@ -18,8 +19,8 @@ critical, as in the LINEAR definition, if it does not touch exactly one remainin
                   from one object and merged to another, and counts as both.
 
 `critical_edges` gives the union of these with the voxel form of the decoded graphs (components over
-the edges of T and of P; a voxel without an edge is background; 6-connectivity), carried back to
-edges: an edge is critical if *either* end lies in a critical component. A perfect prediction has
+the edges of T and of P; a voxel without an edge is background; connectivity 6 or 4), carried back
+to edges: an edge is critical if *either* end lies in a critical component. A perfect prediction has
 none.
 
 Edges that end at an ignored voxel do not exist. All is linear in the number of voxels.
@@ -30,187 +31,155 @@ supervoxel-based loss function", Definition 4, which this module completes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DtypeError, ShapeError
-from pipeline.learning.critical import Sign, number_critical_components
-from pipeline.learning.critical_modes import touch, untouched
-from pipeline.learning.disjoint import find, flatten, union
+from pipeline.learning.critical import plain_labels
+from pipeline.learning.critical_groups import (
+    Components,
+    Groups,
+    Marked,
+    added_components,
+    marked,
+    missed_components,
+)
+from pipeline.learning.critical_links import (
+    ADDED,
+    MISSED,
+    UNKNOWN,
+    edges_within_groups,
+    encode_edges,
+    kinds_of_voxels,
+    number_groups,
+)
+
+_RIGHT = 4  # bit of a group's kind
 
 
 def critical_edges(
-    labels: NDArray[np.uint64], positive: NDArray[np.bool_]
+    labels: NDArray[Any], positive: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The edges of false splits and of false merges, as the module's text defines them.
 
     Args:
-        labels: (Z, Y, X) uint64 target; 0 is background, `IGNORE` unknown.
-        positive: (3, Z, Y, X) bool, the predicted edges: affinity above 1/2, logit above 0.
-            Channel d joins a voxel to its predecessor along axis d.
+        labels: (Z, Y, X) or (Y, X), the target; 0 is background, the uint64 `IGNORE` unknown.
+            Other integer types are taken too, but cannot hold `IGNORE`.
+        positive: (3, Z, Y, X) or (2, Y, X) bool, the predicted edges: affinity above 1/2, logit
+            above 0. Channel d joins a voxel to its predecessor along axis d.
 
     Returns:
-        Two (3, Z, Y, X) bool masks: split-critical and merge-critical edges. Edges that leave the
-        patch or end at an ignored voxel are in neither.
+        Two bool masks shaped like `positive`: split-critical and merge-critical edges. Edges that
+        leave the patch or end at an ignored voxel are in neither. The input is only read.
 
     Raises:
-        ShapeError, DtypeError: shapes disagree; labels are not uint64 or edges not bool.
+        ShapeError, DtypeError: shapes disagree; labels are not integers or edges not bool.
+        DataError: a label is negative.
     """
-    split, merge = number_critical_edges(labels, positive)
-    return split > 0, merge > 0
+    split, merge = (np.zeros(positive.shape, np.bool_) for _ in range(2))
+    _fill(labels, positive, split, merge)
+    return split, merge
 
 
 def number_critical_edges(
-    labels: NDArray[np.uint64], positive: NDArray[np.bool_]
+    labels: NDArray[Any], positive: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """As `critical_edges`: 0 or the number of the critical component that an edge belongs to.
 
     An edge of several components counts for one: that of its own voxel, else of its predecessor,
     else its component of mistaken edges.
     """
+    split, merge = (np.zeros(positive.shape, np.int32) for _ in range(2))
+    _fill(labels, positive, split, merge)
+    return split, merge
+
+
+def _fill(
+    labels: NDArray[Any], positive: NDArray[np.bool_], split: NDArray[Any], merge: NDArray[Any]
+) -> None:
+    """Write the numbers of critical components into zeros shaped like `positive`."""
     _check_edges(labels, positive)
-    wanted, valid = _target_edges(labels, labels == IGNORE)
-    found = positive & valid
-    remaining = _joined_voxels(found & wanted)
-    target, decoded = ((_joined_voxels(e) + 1).reshape(labels.shape) for e in (wanted, found))
-    numbers = []
-    signs: tuple[tuple[Sign, NDArray[np.bool_]], ...] = (
-        ("negative", wanted & ~found),
-        ("positive", found & ~wanted),
-    )
-    for sign, wrong in signs:
-        voxels = number_critical_components(target, decoded, connectivity=6, sign=sign)
-        edges = _mistaken_edge_components(wrong, remaining)
-        _carry_to_edges(voxels, edges, valid)
-        numbers.append(edges)
-    return numbers[0], numbers[1]
+    plain = plain_labels("labels", labels)
+    edges = np.require(positive, requirements=["C", "W"]).view(np.uint8)
+    codes = encode_edges(plain, edges.reshape(labels.ndim, *plain.shape))
+    kinds = kinds_of_voxels(codes)
+    groups = Groups(codes, kinds, *number_groups(kinds, edges_within_groups(codes, kinds)))
+    found_bits, wanted_bits = codes & np.uint8(7), codes >> np.uint8(3) & np.uint8(7)
+    missed, added = marked(wanted_bits & ~found_bits), marked(found_bits & ~wanted_bits)
+    for out, edges_of_sign, found, kind in (
+        (split, missed, missed_components(groups, missed), MISSED),
+        (merge, added, added_components(groups, added), ADDED),
+    ):
+        flat = out.reshape(labels.ndim, -1)
+        _number_mistaken(groups, edges_of_sign, found, flat)
+        if found.voxels.any():
+            _carry_to_edges(groups, found.voxels, kind, flat)
 
 
-def _check_edges(labels: NDArray[np.uint64], positive: NDArray[np.bool_]) -> None:
-    if labels.ndim != 3 or positive.shape != (3, *labels.shape):
+def _check_edges(labels: NDArray[Any], positive: NDArray[np.bool_]) -> None:
+    if labels.ndim not in (2, 3) or positive.shape != (labels.ndim, *labels.shape):
         raise ShapeError(
-            f"expected labels (Z, Y, X) and edges (3, Z, Y, X), got {labels.shape} and "
-            f"{positive.shape}"
+            "expected labels (Z, Y, X) with edges (3, Z, Y, X), or (Y, X) with (2, Y, X), got "
+            f"{labels.shape} and {positive.shape}"
         )
-    if labels.dtype != np.uint64 or positive.dtype != np.bool_:
-        raise DtypeError(
-            f"expected uint64 labels and bool edges, got {labels.dtype} and {positive.dtype}"
-        )
-
-
-def _target_edges(
-    labels: NDArray[np.uint64], ignored: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Edges within one object, and edges that exist: both ends in the patch and known."""
-    wanted = np.zeros((3, *labels.shape), dtype=np.bool_)
-    valid = np.zeros_like(wanted)
-    for axis in range(3):
-        here: list[slice] = [slice(None)] * 3
-        there = list(here)
-        here[axis], there[axis] = slice(1, None), slice(None, -1)
-        h, t = tuple(here), tuple(there)
-        valid[axis][h] = ~(ignored[h] | ignored[t])
-        wanted[axis][h] = (labels[h] == labels[t]) & (labels[h] != 0) & valid[axis][h]
-    return wanted, valid
+    if labels.size >= 2**31:
+        raise ShapeError(f"at most 2**31 - 1 voxels at once, got {labels.shape}: use smaller parts")
+    if positive.dtype != np.bool_:
+        raise DtypeError(f"expected bool edges, got {positive.dtype}: compare with a threshold")
 
 
 @njit(cache=True, nogil=True)
-def _joined_voxels(edges: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Flat root of each voxel's component over the edges, -1 for a voxel without an edge."""
-    _, nz, ny, nx = edges.shape
-    steps = (ny * nx, nx, 1)
-    parent = np.arange(nz * ny * nx).astype(np.int32)
-    alone = np.ones(parent.size, dtype=np.bool_)
-    flat = edges.reshape(3, -1)
-    for i in range(parent.size):
-        for d in range(3):
-            if flat[d, i]:
-                union(parent, i, i - steps[d])
-                alone[i] = alone[i - steps[d]] = False
-    flatten(parent)
-    return np.where(alone, np.int32(-1), parent)
+def _number_mistaken(
+    groups: Groups, mistaken: Marked, found: Components, out: NDArray[np.generic]
+) -> None:
+    """Number the critical components of mistaken edges of one sign, above those of voxels.
 
-
-@njit(cache=True, nogil=True)
-def _mistaken_edge_components(
-    mistakes: NDArray[np.bool_], remaining: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    """Numbers of the critical components of mistaken edges, 0 elsewhere; (3, Z, Y, X).
-
-    Mistaken edges meet at the voxels that are in no remaining component ("free" ones).
+    An edge between two remaining components is a component by itself. `out` is (3 or 2, Z * Y * X).
     """
-    _, _, ny, nx = mistakes.shape
-    steps = (ny * nx, nx, 1)
-    flat = mistakes.reshape(3, -1)
-    parent = np.arange(remaining.size).astype(np.int32)
-    for i in range(parent.size):
-        for d in range(3):
-            if flat[d, i] and remaining[i] < 0 and remaining[i - steps[d]] < 0:
-                union(parent, i, i - steps[d])
-    touched = untouched(parent.size)
-    for i in range(parent.size):
-        for d in range(3):
-            if flat[d, i]:
-                j = i - steps[d]
-                if remaining[i] < 0 and remaining[j] >= 0:
-                    touch(touched, find(parent, i), remaining[j])
-                elif remaining[j] < 0 and remaining[i] >= 0:
-                    touch(touched, find(parent, j), remaining[i])
-    return _number_edges(flat, remaining, parent, touched, steps).reshape(mistakes.shape)
-
-
-@njit(cache=True, nogil=True)
-def _number_edges(
-    flat: NDArray[np.bool_],
-    remaining: NDArray[np.int32],
-    parent: NDArray[np.int32],
-    touched: NDArray[np.int32],
-    steps: tuple[int, int, int],
-) -> NDArray[np.int32]:
-    """Consecutive numbers; an edge between two remaining components is a component by itself."""
-    numbers = np.zeros((3, remaining.size), dtype=np.int32)
-    number_of_root = np.zeros(remaining.size, dtype=np.int32)
-    count = 0
-    for i in range(remaining.size):
-        for d in range(3):
-            if not flat[d, i]:
-                continue
-            j = i - steps[d]
-            if remaining[i] >= 0 and remaining[j] >= 0:
-                if remaining[i] != remaining[j]:
-                    count += 1
-                    numbers[d, i] = count
-                continue
-            root = find(parent, i if remaining[i] < 0 else j)
-            if touched[root] < 0:
-                if number_of_root[root] == 0:
-                    count += 1
-                    number_of_root[root] = count
-                numbers[d, i] = number_of_root[root]
-    return numbers
+    group, kinds = groups.of_voxel, groups.kinds
+    _, ny, nx = groups.codes.shape
+    steps, above = np.array([ny * nx, nx, 1]), 3 - len(out)
+    numbers = np.zeros(kinds.size, np.int32)
+    count = found.voxels.max() if kinds.size else 0
+    for i, d in zip(mistaken.voxels, mistaken.axes):  # noqa: B905 (numba)
+        a, b = group[i], group[i - steps[d]]
+        if kinds[a] & kinds[b] & _RIGHT:
+            if a != b:
+                count += 1
+                out[d - above, i] = count
+            continue
+        first = found.edges[b if kinds[a] & _RIGHT else a]
+        if found.edges_critical[first]:
+            if numbers[first] == 0:
+                count += 1
+                numbers[first] = count
+            out[d - above, i] = numbers[first]
 
 
 @njit(cache=True, nogil=True)
 def _carry_to_edges(
-    voxels: NDArray[np.int32], edges: NDArray[np.int32], valid: NDArray[np.bool_]
+    groups: Groups, numbers: NDArray[np.int32], kind: int, out: NDArray[np.generic]
 ) -> None:
-    """Put the numbers of voxel components on the edges at them, in place.
+    """Put the numbers of groups of missed or added voxels on all edges at them.
 
-    Edge components keep what is left, with numbers above those of the voxel components.
+    The number of an edge's own voxel comes later than that of its predecessor, and stays.
     """
-    _, _, ny, nx = edges.shape
-    steps = (ny * nx, nx, 1)
-    at, numbers, exists = voxels.reshape(-1), edges.reshape(3, -1), valid.reshape(3, -1)
-    count = at.max()
-    for d in range(3):
-        for i in range(steps[d], at.size):
-            if not exists[d, i]:
+    codes, kinds = groups.codes.reshape(-1), groups.voxel_kinds.reshape(-1)
+    nz, ny, nx = groups.codes.shape
+    above = 3 - len(out)
+    for r in range(nz * ny):
+        z, y = r // ny, r % ny
+        for i in range(r * nx, (r + 1) * nx):
+            if kinds[i] != kind or numbers[groups.of_voxel[i]] == 0:
                 continue
-            if at[i] > 0:
-                numbers[d, i] = at[i]
-            elif at[i - steps[d]] > 0:
-                numbers[d, i] = at[i - steps[d]]
-            elif numbers[d, i] > 0:
-                numbers[d, i] += count
+            number, x = numbers[groups.of_voxel[i]], i - r * nx
+            for d in range(above, 3):
+                step = (ny * nx, nx, 1)[d]
+                place, extent = (z, y, x)[d], (nz, ny, nx)[d]
+                if place > 0 and not codes[i - step] & UNKNOWN:
+                    out[d - above, i] = number
+                if place + 1 < extent and not codes[i + step] & UNKNOWN:
+                    out[d - above, i + step] = number

@@ -1,7 +1,7 @@
-"""Disjoint sets of voxels, as numba functions on an array of parents (flat indices).
+"""Disjoint sets, as numba functions on an array of parents.
 
-The smaller index is always the root. So a set is named by its first voxel in C order, whatever the
-order in which it was joined, and a parent comes before its children.
+The smaller index is always the root. So a set is named by its first member, whatever the order in
+which it was joined, and a parent comes before its children.
 """
 
 from __future__ import annotations
@@ -9,6 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+
+@njit(cache=True, nogil=True)
+def apart(size: int) -> NDArray[np.int32]:
+    """The parents of `size` sets of one member."""
+    return np.arange(size).astype(np.int32)
 
 
 @njit(cache=True, nogil=True)

@@ -1,4 +1,4 @@
-"""Affinities of any box of a volume, from a lattice of tiles that is fixed in volume coordinates.
+"""Predictions of any box of a volume, from a lattice of tiles that is fixed in volume coordinates.
 
       tile k of the lattice                        what the network reads for it
       +--------+--------+--------+                 +----------------+
@@ -12,14 +12,18 @@ A tile is always computed whole, in an input of one shape, and only then cut to 
 asked for. So a voxel's value depends on its place in the volume alone, bit for bit, and on the
 number of threads at most: never on the block. Where an input reaches beyond the volume, the
 volume's outermost voxels are repeated.
+
+A network of foreground gives affinities too: an edge is as strong as the weaker of its two voxels.
+Networks of two dimensions join nothing across planes: their affinities along z are 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +33,7 @@ from torch import Tensor
 from pipeline.errors import DataError, InputError, ShapeError
 from pipeline.geometry import Roi, Triple, triple
 from pipeline.learning import checkpoint
-from pipeline.learning.model import AffinityUNet, receptive_radius, stride
+from pipeline.learning.model import UNet, receptive_radius, stride
 from pipeline.learning.precision import autocast, choose_bf16, choose_device, deterministic, place
 from pipeline.learning.settings import PredictSettings
 
@@ -41,7 +45,7 @@ Wanted = Callable[[Roi], bool]
 class Predictor:
     """A network ready to predict tiles."""
 
-    model: AffinityUNet
+    model: UNet
     settings: PredictSettings
     device: torch.device
     bf16: bool
@@ -59,19 +63,34 @@ class Predictor:
         """
         saved = checkpoint.load_model(directory)
         check_tile(settings, stride(saved.network))
-        device = choose_device(settings.device)
-        model = place(saved.model, device)
-        bf16 = choose_bf16(settings.precision, device)
+        model = place(saved.model, choose_device(settings.device))
         note = str(saved.note["normalisation"])
-        return cls(model, settings, device, bf16, note, checkpoint.digest(directory))
+        return cls.of(model, settings, normalisation=note, digest=checkpoint.digest(directory))
+
+    @classmethod
+    def of(
+        cls, model: UNet, settings: PredictSettings, *, normalisation: str = "", digest: str = ""
+    ) -> Predictor:
+        """A network in memory, on the device where it is.
+
+        Raises:
+            InputError: tile and context do not suit the network.
+        """
+        check_tile(settings, stride(model.settings))
+        if model.settings.dimensions == 2:
+            _, y, x = settings.context  # planes do not see each other
+            settings = settings.model_copy(update={"context": (0, y, x)})
+        device = next(model.parameters()).device
+        bf16 = choose_bf16(settings.precision, device)
+        return cls(model, settings, device, bf16, normalisation, digest)
 
     @property
     def receptive_radius(self) -> Triple:
         """Voxels around a voxel that its affinities depend on; more context changes nothing."""
         return receptive_radius(self.model.settings)
 
-    def affinities(self, image: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Quantised affinities (3, *tile) of one tile, from its image with context on all sides.
+    def probabilities(self, image: NDArray[np.float32]) -> Tensor:
+        """Probabilities (C, *tile) float32 of one tile, from its image with context on all sides.
 
         Raises:
             DataError: the network gives NaN or infinity.
@@ -82,7 +101,11 @@ class Predictor:
             batch = batch.to(self.device, memory_format=torch.channels_last_3d)
             with autocast(self.device, self.bf16):
                 logits = self.model(batch)[(0, slice(None), *inner)]
-            return _quantise(logits).cpu().numpy()
+            if not torch.isfinite(logits).all():
+                raise DataError(
+                    "the network's output holds NaN or infinity: the model or its precision"
+                )
+            return torch.sigmoid(logits.float())
 
 
 def predict_roi(
@@ -113,29 +136,115 @@ def predict_roi(
         ShapeError: `read` gives another shape than was asked for.
         DataError: the image or an output holds NaN or infinity.
     """
-    whole = Roi((0, 0, 0), volume_shape)
-    if not whole.contains(roi):
-        raise InputError(f"cannot predict {roi}: it leaves the volume {volume_shape}")
+    _require_inside(roi, volume_shape)
+    network = predictor.model.settings
+    axes = range(3 - network.dimensions, 3)
     result = np.zeros((3, *roi.shape), dtype=np.uint8)
-    context = predictor.settings.context
-    tiles = [
-        tile
-        for tile in lattice_tiles(roi, predictor.settings.tile)
-        if wanted is None or wanted(tile.intersect(whole))
-    ]
-    if not tiles:
+    if network.output == "foreground":
+        parts = [roi, *(part for axis in axes if (part := _predecessors(roi, axis)) is not None)]
+        hull = _hull(parts)
+        found = _predict(predictor, read, volume_shape, hull, parts, wanted, np.dtype(np.uint8))[0]
+        for axis in axes:
+            _join_voxels(result[axis], found, roi.relative_to(hull), axis)
         return result
-    hull = _hull([tile.grow(context).intersect(whole) for tile in tiles])
-    image = _read_checked(read, hull)
-    for tile in tiles:
-        affinities = predictor.affinities(cut_tile(image, hull, tile.grow(context)))
-        part = tile.intersect(roi)
-        found = affinities[(slice(None), *part.relative_to(tile).slices)]
-        result[(slice(None), *part.relative_to(roi).slices)] = found
-    for axis in range(3):
+    result[axes.start :] = _predict(
+        predictor, read, volume_shape, roi, [roi], wanted, np.dtype(np.uint8)
+    )
+    for axis in axes:
         if roi.offset[axis] == 0:
             np.moveaxis(result[axis], axis, 0)[0] = 0
     return result
+
+
+def predict_probability(
+    predictor: Predictor,
+    read: Reader,
+    volume_shape: Triple,
+    roi: Roi,
+    *,
+    wanted: Wanted | None = None,
+    quantised: bool = False,
+) -> NDArray[Any]:
+    """Probability of being inside an object, from a network of foreground.
+
+    Args:
+        predictor, read, volume_shape, roi, wanted: as for `predict_roi`.
+        quantised: give rint(255 * p) as uint8 instead of p as float32.
+
+    Returns:
+        (*roi.shape) float32 in [0, 1], or uint8.
+
+    Raises:
+        InputError: the network gives affinities; and as `predict_roi`.
+    """
+    if predictor.model.settings.output != "foreground":
+        raise InputError(
+            "a probability of foreground was asked for, but this network gives affinities: train "
+            "one with network.output: foreground"
+        )
+    _require_inside(roi, volume_shape)
+    dtype = np.dtype(np.uint8 if quantised else np.float32)
+    return _predict(predictor, read, volume_shape, roi, [roi], wanted, dtype)[0]
+
+
+def _require_inside(roi: Roi, volume_shape: Triple) -> None:
+    if not Roi((0, 0, 0), volume_shape).contains(roi):
+        raise InputError(f"cannot predict {roi}: it leaves the volume {volume_shape}")
+
+
+def _predict(
+    predictor: Predictor,
+    read: Reader,
+    volume_shape: Triple,
+    box: Roi,
+    parts: Sequence[Roi],
+    wanted: Wanted | None,
+    dtype: np.dtype,
+) -> NDArray[Any]:
+    """Probabilities (C, *box.shape); tiles that meet none of the `parts` of the box stay 0."""
+    whole, settings = Roi((0, 0, 0), volume_shape), predictor.settings
+    result = np.zeros((predictor.model.settings.channels, *box.shape), dtype)
+    tiles = [
+        tile
+        for tile in lattice_tiles(box, settings.tile)
+        if any(tile.overlaps(part) for part in parts)
+        and (wanted is None or wanted(tile.intersect(whole)))
+    ]
+    if not tiles:
+        return result
+    hull = _hull([tile.grow(settings.context).intersect(whole) for tile in tiles])
+    image = _read_checked(read, hull)
+    for tile in tiles:
+        found = predictor.probabilities(cut_tile(image, hull, tile.grow(settings.context)))
+        if dtype == np.uint8:
+            found = found.double().mul(255.0).round().to(torch.uint8)
+        part = tile.intersect(box)
+        values = found.cpu().numpy()[(slice(None), *part.relative_to(tile).slices)]
+        result[(slice(None), *part.relative_to(box).slices)] = values
+    return result
+
+
+def _predecessors(roi: Roi, axis: int) -> Roi | None:
+    """The plane of voxels before a box along an axis; None at the volume's lower face."""
+    if roi.offset[axis] == 0:
+        return None
+    offset, shape = list(roi.offset), list(roi.shape)
+    offset[axis], shape[axis] = offset[axis] - 1, 1
+    return Roi(triple(offset), triple(shape))
+
+
+def _join_voxels(
+    result: NDArray[np.uint8], found: NDArray[np.uint8], inner: Roi, axis: int
+) -> None:
+    """Write, for the box `inner` of `found`, the weaker one of each voxel and its predecessor."""
+    own = found[inner.slices]
+    if inner.offset[axis]:
+        back = [0, 0, 0]
+        back[axis] = -1
+        np.minimum(own, found[inner.shift(triple(back)).slices], out=result)
+        return
+    here, voxels = np.moveaxis(result, axis, 0), np.moveaxis(own, axis, 0)
+    np.minimum(voxels[1:], voxels[:-1], out=here[1:])
 
 
 def lattice_tiles(roi: Roi, tile: Triple) -> list[Roi]:
@@ -188,9 +297,3 @@ def _read_checked(read: Reader, roi: Roi) -> NDArray[np.float32]:
     if image.shape != roi.shape:
         raise ShapeError(f"image of {roi}: expected {roi.shape}, got {image.shape}")
     return image.astype(np.float32, copy=False)
-
-
-def _quantise(logits: Tensor) -> Tensor:
-    if not torch.isfinite(logits).all():
-        raise DataError("the network's output holds NaN or infinity: the model or its precision")
-    return torch.sigmoid(logits.float()).double().mul(255.0).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""The network: a small 3-D U-Net from one image channel to three affinity logits.
+"""The network: a small U-Net from one image channel to logits of affinities or of foreground.
 
 There is no normalisation layer: a voxel's output depends on the voxels in its receptive field and
 on nothing else, so the tile that computes it does not show (`receptive_radius` says how far that
@@ -85,11 +85,13 @@ class _Block(nn.Module):
         return F.leaky_relu(x + y if self.residual else y, _LEAK, inplace=True)
 
 
-class AffinityUNet(nn.Module):
-    """Logits of the three nearest-neighbour affinities of an image.
+class UNet(nn.Module):
+    """Logits of the nearest-neighbour affinities of an image, or of its foreground.
 
-    Input (B, 1, Z, Y, X), output (B, 3, Z, Y, X); channel d joins a voxel to its predecessor along
-    axis d. Z, Y and X are multiples of `stride(settings)`.
+    Input (B, 1, Z, Y, X), output (B, C, Z, Y, X), C = `settings.channels`. Of three affinities
+    channel d joins a voxel to its predecessor along axis d; in two dimensions the channels are
+    those of y and x, and planes do not see each other. Z, Y and X are multiples of
+    `stride(settings)`.
     """
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -105,7 +107,7 @@ class AffinityUNet(nn.Module):
         self.downs = nn.ModuleList(nn.Conv3d(a, b, f, stride=f) for a, b, f in steps)
         self.ups = nn.ModuleList(nn.ConvTranspose3d(b, a, f, stride=f) for a, b, f in steps)
         self.decoders = nn.ModuleList(_Block(a, a, settings.kernel) for a in widths[:-1])
-        self.head = nn.Conv3d(settings.width, 3, 1)
+        self.head = nn.Conv3d(settings.width, settings.channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch.
@@ -135,11 +137,11 @@ class AffinityUNet(nn.Module):
             )
 
 
-def initialise(model: AffinityUNet, seed: int) -> None:
+def initialise(model: UNet, seed: int) -> None:
     """Draw the weights from `seed`, the same on every device.
 
     Every kernel keeps the variance of its input; the second convolution of a residual block and
-    the head start at a tenth of that, so that blocks start near the identity and all affinities
+    the head start at a tenth of that, so that blocks start near the identity and all outputs
     near 1/2.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -154,7 +156,7 @@ def initialise(model: AffinityUNet, seed: int) -> None:
                 layer.bias.zero_()
 
 
-def _blocks(model: AffinityUNet) -> Iterable[_Block]:
+def _blocks(model: UNet) -> Iterable[_Block]:
     return (layer for layer in model.modules() if isinstance(layer, _Block))
 
 

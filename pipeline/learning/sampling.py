@@ -1,20 +1,20 @@
 """Training patches: where they are cut and how they are changed.
 
-A batch is a pure function of the seed and the step: nothing depends on how often or in which order
-batches are asked for. A share of the patches is centred on a labelled voxel, each label being as
-likely as any other; the rest lie anywhere in the allowed regions. Mirroring and transposing act
-on image and labels before affinities are computed from the labels, so that an affinity always
-points to the predecessor.
+A patch is a pure function of the seed, the step and its index in the batch: nothing depends on how
+often, in which order or by which thread patches are asked for. A share of the patches is centred on
+a labelled voxel, each label of each region being as likely as any other, so a region counts by its
+number of objects; the rest lie anywhere, and a region counts by its size. Geometry changes with the
+labels before affinities are computed from them, so that an affinity always points to the
+predecessor (`augment`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,13 @@ from numpy.typing import NDArray
 from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import BlockGrid, Roi, Triple, triple
+from pipeline.learning.augment import draw_deformation, reorient, vary_light
 from pipeline.learning.settings import AugmentSettings, TrainSettings
 
 _INDEX_TILE: Triple = (64, 64, 64)
 _VOXELS_PER_LABEL_AND_TILE = 64
+# Streams of random numbers.
+_PLACE, _DEFORM, _LIGHT = 0, 1, 2
 
 
 class PatchSource(Protocol):
@@ -78,17 +81,15 @@ def index_foreground(regions: Sequence[Region]) -> ForegroundIndex:
     """
     if not regions:
         raise InputError("no training regions were given: name at least one labelled volume")
-    rows = [
-        _index_tile(source, number, block.write)
-        for number, (source, allowed) in enumerate(regions)
-        for block in BlockGrid(allowed, _INDEX_TILE)
-    ]
+    rows, background = [], 0
+    for number, (source, allowed) in enumerate(regions):
+        for block in BlockGrid(allowed, _INDEX_TILE):
+            labels = source.labels(block.write)
+            background += labels.size - int(np.count_nonzero(labels))
+            rows.append(_index_tile(labels, number, block.write))
     table = np.concatenate(rows)
     if not len(table):
-        raise InputError(
-            f"no labelled voxel in {', '.join(str(allowed) for _, allowed in regions)}: all labels "
-            f"are background or ignored, there is nothing to train on"
-        )
+        raise InputError(_no_foreground(regions, background))
     table = table[np.lexsort((table["z"], table["label"], table["region"]))]
     change = (table["label"][1:] != table["label"][:-1]) | (
         table["region"][1:] != table["region"][:-1]
@@ -101,8 +102,20 @@ def index_foreground(regions: Sequence[Region]) -> ForegroundIndex:
 _ROW = np.dtype([("region", "i8"), ("label", "u8"), ("z", "i8"), ("y", "i8"), ("x", "i8")])
 
 
-def _index_tile(source: PatchSource, region: int, tile: Roi) -> NDArray:
-    labels = source.labels(tile)
+def _no_foreground(regions: Sequence[Region], background: int) -> str:
+    """What was found in labels that hold no object, and what may be done."""
+    boxes = ", ".join(str(allowed) for _, allowed in regions)
+    voxels = sum(allowed.size for _, allowed in regions)
+    return (
+        f"no labelled voxel in {boxes}: of {voxels} voxels {background} are background (0) and "
+        f"{voxels - background} ignored ({IGNORE}), there is nothing to train on. Choose "
+        "regions.train so that it holds objects. Dense labels: look at which values are taken as "
+        "background or ignored (targets.background_labels, targets.ignore_labels). Tracings: look "
+        "at where they lie (input.swc)"
+    )
+
+
+def _index_tile(labels: NDArray[np.uint64], region: int, tile: Roi) -> NDArray:
     places = np.argwhere((labels != 0) & (labels != IGNORE)) + np.array(tile.offset)
     ids = labels[tuple((places - np.array(tile.offset)).T)]
     order = np.lexsort((_hash(places), ids))
@@ -125,96 +138,137 @@ def _hash(places: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 class PatchSampler:
-    """Batches of augmented patches, each a function of (seed, step)."""
+    """Augmented patches, each a function of (seed, step, index in the batch) alone."""
 
     def __init__(
-        self, regions: Sequence[Region], index: ForegroundIndex, settings: TrainSettings
+        self,
+        regions: Sequence[Region],
+        index: ForegroundIndex,
+        settings: TrainSettings,
+        *,
+        voxel_size: Sequence[float] | None = None,
     ) -> None:
         """Check that every patch that may be drawn fits.
 
+        Args:
+            regions: what is drawn from.
+            index: of the same regions.
+            settings: of the training.
+            voxel_size: along z, y, x in any one unit; only ratios matter, and only to augmentation;
+                default: as long along each.
+
         Raises:
-            InputError: a region leaves its volume, or is smaller than a patch.
+            InputError: a region leaves its volume, or is smaller than a patch; the voxel size is
+                not three positive numbers.
         """
         self._regions, self._index, self._settings = regions, index, settings
         self._orders = _axis_orders(settings.augment)
-        for source, allowed in regions:
-            if not Roi((0, 0, 0), source.shape).contains(allowed):
-                raise InputError(f"training region {allowed} leaves its volume {source.shape}")
-            for order in self._orders:
-                _check_fit(_shape_before(settings.patch, order), allowed)
+        self._voxel_size = _checked_size(voxel_size or (1.0, 1.0, 1.0))
+        check_regions(regions, settings)
+        sizes = np.array([allowed.size for _, allowed in regions], dtype=np.float64)
+        self._shares = sizes / sizes.sum()
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
-        """Images (B, 1, Z, Y, X) and labels (B, Z, Y, X) of a step.
-
-        Raises:
-            DataError: the image holds NaN or infinity.
-            ShapeError: a source gives another shape than was asked for.
-        """
-        key = np.array([self._settings.seed, step], dtype=np.uint64)
-        random = np.random.Generator(np.random.Philox(key=key))
-        patches = [self._patch(random) for _ in range(self._settings.batch)]
+        """Images (B, 1, Z, Y, X) and labels (B, Z, Y, X) of a step; raises as `sample`."""
+        patches = [self.sample(step, index) for index in range(self._settings.batch)]
         images = np.stack([image for image, _ in patches])[:, None]
         return images, np.stack([labels for _, labels in patches])
 
-    def batches(
-        self, first: int, end: int
-    ) -> Generator[tuple[int, NDArray[np.float32], NDArray[np.uint64]]]:
-        """Steps `first` to `end` with their batches; the next is read while one is used."""
-        with ThreadPoolExecutor(1) as reader:
-            following = reader.submit(self.batch, first)
-            for step in range(first, end):
-                images, labels = following.result()
-                if step + 1 < end:
-                    following = reader.submit(self.batch, step + 1)
-                yield step, images, labels
+    def sample(self, step: int, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+        """Image and labels, (Z, Y, X) each, of one patch of a step's batch.
 
-    def _patch(self, random: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+        Safe to call from several threads, in any order.
+
+        Raises:
+            DataError: the image holds NaN or infinity.
+            ShapeError, DtypeError: a source gives another shape or type than was asked for.
+        """
+        settings = self._settings.augment
+        draw = self._draw(step, index)
+        source, allowed = self._regions[draw.number]
+        chance = self._random(_DEFORM, step, index)
+        deformation = draw_deformation(chance, draw.box.shape, self._voxel_size, settings)
+        read = draw.box
+        if deformation is not None:
+            read = deformation.read_box(draw.box).intersect(allowed)
+        image, labels = source.image(read), source.labels(read)
+        _check_patch(image, labels, read)
+        if deformation is not None:
+            image, labels = deformation.apply(image, labels, read, draw.box)
+        chance = self._random(_LIGHT, step, index)
+        sections = self._settings.patch[0] > 1 and draw.box.shape[0] > 1
+        image = vary_light(image, chance, self._voxel_size, settings, sections=sections)
+        return reorient(image, draw.order, draw.mirror), reorient(labels, draw.order, draw.mirror)
+
+    def place(self, step: int, index: int) -> tuple[int, Roi]:
+        """The number of the region, and the box in its volume, of `sample(step, index)`.
+
+        A deformed patch comes from about this box: its middle lies in the middle of the patch.
+        """
+        draw = self._draw(step, index)
+        return draw.number, draw.box
+
+    def _random(self, purpose: int, step: int, index: int) -> np.random.Generator:
+        # A stream for each purpose: another setting of the light moves no patch.
+        key = np.array([self._settings.seed, step], dtype=np.uint64)
+        counter = np.array([0, 0, purpose, index], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+    def _draw(self, step: int, index: int) -> _Draw:
+        random = self._random(_PLACE, step, index)
         order = self._orders[random.integers(len(self._orders))]
-        shape = _shape_before(self._settings.patch, order)
-        source, roi = self._place(random, shape)
-        image, labels = source.image(roi), source.labels(roi)
-        _check_patch(image, labels, roi)
         mirror = random.random(3) < (0.5 if self._settings.augment.flip else 0.0)
-        image, labels = (reorient(array, order, mirror) for array in (image, labels))
-        return vary_intensity(image, random, self._settings.augment), labels
-
-    def _place(self, random: np.random.Generator, shape: Triple) -> tuple[PatchSource, Roi]:
+        shape = _shape_before(self._settings.patch, order)
         if random.random() < self._settings.foreground_fraction:
-            group = int(random.integers(len(self._index.region)))
-            row = int(random.integers(self._index.starts[group], self._index.starts[group + 1]))
-            source, allowed = self._regions[self._index.region[group]]
-            middle = self._index.voxels[row]
-            wanted = [int(m) - n // 2 for m, n in zip(middle, shape, strict=True)]
-            ends = zip(wanted, allowed.offset, allowed.end, shape, strict=True)
-            return source, Roi(triple([min(max(w, o), e - n) for w, o, e, n in ends]), shape)
-        sizes = np.array([allowed.size for _, allowed in self._regions], dtype=np.float64)
-        number = int(random.choice(len(sizes), p=sizes / sizes.sum()))
-        source, allowed = self._regions[number]
+            number, box = self._around_label(random, shape)
+        else:
+            number, box = self._anywhere(random, shape)
+        return _Draw(number, box, order, mirror)
+
+    def _around_label(self, random: np.random.Generator, shape: Triple) -> tuple[int, Roi]:
+        group = int(random.integers(len(self._index.region)))
+        row = int(random.integers(self._index.starts[group], self._index.starts[group + 1]))
+        number = int(self._index.region[group])
+        allowed = self._regions[number][1]
+        wanted = [int(m) - n // 2 for m, n in zip(self._index.voxels[row], shape, strict=True)]
+        ends = zip(wanted, allowed.offset, allowed.end, shape, strict=True)
+        return number, Roi(triple([min(max(w, o), e - n) for w, o, e, n in ends]), shape)
+
+    def _anywhere(self, random: np.random.Generator, shape: Triple) -> tuple[int, Roi]:
+        number = int(random.choice(len(self._shares), p=self._shares))
+        allowed = self._regions[number][1]
         spans = zip(allowed.offset, allowed.end, shape, strict=True)
-        return source, Roi(triple([int(random.integers(o, e - n + 1)) for o, e, n in spans]), shape)
+        return number, Roi(triple([int(random.integers(o, e - n + 1)) for o, e, n in spans]), shape)
 
 
-def reorient(array: NDArray[Any], order: Triple, mirror: NDArray[np.bool_]) -> NDArray[Any]:
-    """The array with its axes in another order, then mirrored where `mirror` says so; a copy."""
-    steps = tuple(slice(None, None, -1) if flag else slice(None) for flag in mirror)
-    return np.ascontiguousarray(array.transpose(order)[steps])
+@dataclass(frozen=True)
+class _Draw:
+    """Where a patch lies and how its axes are put."""
+
+    number: int
+    box: Roi
+    order: Triple
+    mirror: NDArray[np.bool_]
 
 
-def vary_intensity(
-    image: NDArray[np.float32], random: np.random.Generator, settings: AugmentSettings
-) -> NDArray[np.float32]:
-    """The image with a random gain, offset, gamma (of the magnitude, keeping signs) and noise.
+def check_regions(regions: Sequence[Region], settings: TrainSettings) -> None:
+    """Refuse regions that some patch does not fit into.
 
-    Draws the same amount of random numbers whatever the settings are.
+    Raises:
+        InputError: a region leaves its volume, or is smaller than a patch.
     """
-    log_gain, shift, log_gamma = random.standard_normal(3)
-    deviation = settings.noise * random.random()
-    noise = random.standard_normal(image.shape, dtype=np.float32)
-    if settings.gamma:
-        exponent = np.float32(np.exp(settings.gamma * log_gamma))
-        image = np.sign(image) * np.abs(image) ** exponent
-    gain, offset = np.exp(settings.scale * log_gain), settings.shift * shift
-    return image * np.float32(gain) + np.float32(offset) + noise * np.float32(deviation)
+    for source, allowed in regions:
+        if not Roi((0, 0, 0), source.shape).contains(allowed):
+            raise InputError(f"training region {allowed} leaves its volume {source.shape}")
+        for order in _axis_orders(settings.augment):
+            _check_fit(_shape_before(settings.patch, order), allowed)
+
+
+def _checked_size(voxel_size: Sequence[float]) -> tuple[float, ...]:
+    size = tuple(float(extent) for extent in voxel_size)
+    if len(size) != 3 or not all(np.isfinite(extent) and extent > 0 for extent in size):
+        raise InputError(f"expected a positive voxel size along z, y, x, got {size}")
+    return size
 
 
 def _axis_orders(settings: AugmentSettings) -> list[Triple]:

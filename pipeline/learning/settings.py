@@ -6,18 +6,25 @@ comes after can trust what it gets. Triples are z, y, x in voxels of the working
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.learning.loss_settings import (
+    AnyLoss,
+    CrossEntropySettings,
+    Fraction,
+    NonNegative,
+    Positive,
+    SupervoxelSettings,
+)
+
 PositiveTriple = tuple[PositiveInt, PositiveInt, PositiveInt]
 NonNegativeTriple = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Precision = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
-LossName = Literal["bce", "supervoxel"]
+Form = Literal["affinities", "foreground", "classes"]
+"""What the channels of a network or loss mean; see `pipeline.learning.targets`."""
 
 
 class _Settings(BaseModel):
@@ -27,8 +34,16 @@ class _Settings(BaseModel):
 
 
 class NetworkSettings(_Settings):
-    """Shape of the affinity network (`pipeline.learning.model.AffinityUNet`)."""
+    """Shape of the network (`pipeline.learning.model.UNet`)."""
 
+    output: Literal["affinities", "foreground"] = Field(
+        "affinities",
+        description="affinities: one channel per axis, tells touching objects apart; foreground: "
+        "one channel, inside any object or not",
+    )
+    dimensions: Literal[2, 3] = Field(
+        3, description="2: planes are seen one by one, and nothing joins them"
+    )
     width: PositiveInt = Field(12, description="channels at full resolution; doubled per level")
     levels: PositiveInt = Field(3, description="number of resolutions, the full one included")
     kernel: PositiveTriple = Field((3, 3, 3), description="extent of a convolution, voxels; odd")
@@ -48,34 +63,24 @@ class NetworkSettings(_Settings):
                 f"{self.levels} levels have {self.levels - 1} poolings, got {len(self.pool)} "
                 f"factors {self.pool}"
             )
+        if self.dimensions == 2 and (self.kernel[0] > 1 or any(f[0] > 1 for f in self.pool)):
+            raise ValueError(
+                f"dimensions: 2 needs kernel and pool to be 1 along z, got kernel {self.kernel} "
+                f"and pool {self.pool}: use kernel [1, 3, 3] and pool [[1, 2, 2]]"
+            )
         return self
 
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+        return self.dimensions if self.output == "affinities" else 1
 
-class LossSettings(_Settings):
-    """Which losses the two phases minimise, and their weights."""
 
-    pretrain: LossName = Field("bce", description="loss of the first phase")
-    finetune: LossName = Field("supervoxel", description="loss of the second phase")
-    alpha: Fraction = Field(0.5, description="share of the topology terms; 1 - alpha is voxelwise")
-    beta: Fraction = Field(
-        0.5, description="weight of merges; 1 - beta that of splits (paper's Definition 1)"
-    )
-    split_weight: NonNegative | None = Field(
-        None, description="weight of splits in place of 1 - beta; none: 1 - beta"
-    )
-    merge_weight: NonNegative | None = Field(
-        None, description="weight of merges in place of beta; none: beta"
-    )
-    normalisation: Literal["image", "component", "sum"] = Field(
-        "image",
-        description="what a critical component's loss is divided by: the valid edges of the image, "
-        "its own edges, or nothing",
-    )
-    class_balance_bound: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] = Field(
-        4.0,
-        description="edges of the two classes are weighted to equal sums, but no weight exceeds "
-        "this, nor falls below its inverse; 1 switches the balance off",
-    )
+class PhaseLosses(_Settings):
+    """Which losses the two phases minimise: a name, or a mapping of name and parameters."""
+
+    pretrain: AnyLoss = Field(CrossEntropySettings(), description="loss of the first phase")
+    finetune: AnyLoss = Field(SupervoxelSettings(), description="loss of the second phase")
 
 
 class AugmentSettings(_Settings):
@@ -85,11 +90,48 @@ class AugmentSettings(_Settings):
     transpose: Literal["none", "yx", "zyx"] = Field(
         "yx", description="axes that may change places; zyx only where voxels are isotropic"
     )
+    deform_fraction: Fraction = Field(
+        0.5, description="share of the patches that elastic, rotation, tilt and zoom act on"
+    )
+    elastic: NonNegative = Field(
+        0.0,
+        description="standard deviation of a smooth random displacement, in voxels of the finest "
+        "axis; 0 is off: deformed objects thinner than about three voxels may break. Cut off where "
+        "it would fold, at 0.4 of elastic_spacing before smoothing",
+    )
+    elastic_spacing: float = Field(
+        16.0,
+        ge=4,
+        allow_inf_nan=False,
+        description="distance of its control points, in voxels of the finest axis",
+    )
+    rotation_degrees: float = Field(
+        0.0, ge=0, le=180, description="largest rotation in the plane of y and x; 180 is any"
+    )
+    tilt_degrees: float = Field(
+        0.0, ge=0, le=90, description="largest tilt of that plane; none for patches of one plane"
+    )
+    zoom: NonNegative = Field(
+        0.0, le=0.5, description="standard deviation of the log of the magnification"
+    )
     scale: NonNegative = Field(0.2, description="standard deviation of the log of the gain")
     shift: NonNegative = Field(0.05, description="standard deviation of the offset, image units")
     gamma: NonNegative = Field(0.2, description="standard deviation of the log of the exponent")
     noise: NonNegative = Field(
         0.05, description="largest standard deviation of added Gaussian noise, image units"
+    )
+    blur: NonNegative = Field(
+        0.7, description="largest standard deviation of a Gaussian blur, voxels of the finest axis"
+    )
+    blur_fraction: Fraction = Field(0.2, description="share of the patches that are blurred")
+    missing_sections: Fraction = Field(
+        0.0,
+        description="share of the z planes that are lost: dark, or a copy of the plane before; "
+        "labels stay. For volumes of serial sections; none for patches of one plane",
+    )
+    low_contrast_sections: Fraction = Field(
+        0.0,
+        description="share of the z planes with a tenth to a half of their contrast; likewise",
     )
 
 
@@ -111,24 +153,67 @@ class TrainSettings(_Settings):
     foreground_fraction: Fraction = Field(
         0.75, description="share of the patches that are centred on a labelled voxel"
     )
-    loss: LossSettings = Field(default_factory=LossSettings, description="losses and weights")
+    loss: PhaseLosses = Field(default_factory=PhaseLosses, description="losses and parameters")
     augment: AugmentSettings = Field(
         default_factory=AugmentSettings, description="random changes of a patch"
     )
     precision: Precision = Field("auto", description="arithmetic of the convolutions")
     device: Device = Field("auto", description="where to compute; auto: a GPU if there is one")
     threads: PositiveInt = Field(1, description="CPU threads; results are exact for one number")
+    ema: Fraction = Field(
+        0.99,
+        description="decay per step of the running mean of the weights, which is what is validated "
+        "and saved; less at the beginning: min(ema, (1 + step) / (10 + step)); 0: the weights",
+    )
+    processes: PositiveInt = Field(
+        1, description="processes that share each batch equally, one GPU each where there are GPUs"
+    )
+    compile: bool = Field(
+        False, description="compile the network (torch.compile): a slow start, then faster steps"
+    )
+    validate_every_steps: NonNegativeInt = Field(
+        0,
+        description="steps between validations; the network of the best one is kept. 0: none, the "
+        "last network is kept",
+    )
+    validate_max_voxels: PositiveInt = Field(
+        2**24, description="the region of validation is cut to this size"
+    )
     checkpoint_every_steps: PositiveInt = Field(50, description="steps between saved states")
+    loader_threads: PositiveInt = Field(1, description="threads that make patches ahead of time")
+    tensorboard: bool = Field(True, description="curves and pictures for TensorBoard")
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset(
+        ("checkpoint_every_steps", "loader_threads", "tensorboard")
+    )
+    """Fields that change no result: training may be resumed with other values."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.pretrain_steps + self.finetune_steps == 0:
             raise ValueError("pretrain_steps and finetune_steps are both 0: nothing to train")
+        if self.batch % self.processes:
+            raise ValueError(
+                f"batch {self.batch} cannot be shared equally by processes {self.processes}: make "
+                f"batch a multiple of it"
+            )
         return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of both phases."""
+        return self.pretrain_steps + self.finetune_steps
+
+    def phase(self, step: int) -> Literal["pretrain", "finetune"]:
+        """The phase that a step, counted from 0, belongs to."""
+        return "pretrain" if step < self.pretrain_steps else "finetune"
 
 
 class PredictSettings(_Settings):
-    """How a volume is cut into network inputs. The lattice is anchored at the volume's origin."""
+    """How a volume is cut into network inputs. The lattice is anchored at the volume's origin.
+
+    Networks of two dimensions see no context along z: it is taken as 0 there.
+    """
 
     tile: PositiveTriple = Field((64, 64, 64), description="extent of a lattice tile, voxels")
     context: NonNegativeTriple = Field(

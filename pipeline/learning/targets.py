@@ -1,51 +1,90 @@
-"""What the network is trained towards, and the form in which losses receive a batch.
+"""What the network is trained towards.
 
-Channel d of an affinity joins a voxel to its predecessor along axis d: its target is 1 where both
-carry the same label that is neither background (0) nor `IGNORE`. Two background voxels have
-target 0. An edge is left out (mask False) where its voxel lies in the patch's first plane along d,
-the partner being outside, or where either end is `IGNORE`.
+Three forms of targets are made from labels, in 2-D (Y, X) and in 3-D (Z, Y, X):
+
+    affinities  channel d joins a voxel to its predecessor along axis d: 1 where both carry the same
+                label that is neither background (0) nor `IGNORE`. Two background voxels have target
+                0. An edge is left out (mask False) where its voxel lies in the patch's first plane
+                along d, the partner being outside, or where either end is `IGNORE`.
+    foreground  one channel, 1 where the label is not background.
+    classes     labels are class numbers 0 .. C - 1; channel c is 1 where the label is c.
+
+Voxels of label `IGNORE` are left out of the last two.
 """
 
 from __future__ import annotations
-
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import DtypeError, ShapeError
-from pipeline.learning.settings import LossSettings
+from pipeline.errors import DataError, DtypeError, ShapeError
+from pipeline.learning.settings import Form
 
 _IGNORE_AS_INT64 = -1  # torch has no comparisons of uint64
 
 
-def affinity_targets(labels: NDArray[np.uint64] | Tensor) -> tuple[Tensor, Tensor]:
-    """Affinity targets and the mask of the edges that count.
+def make_targets(
+    labels: NDArray[np.uint64] | Tensor, form: Form, channels: int
+) -> tuple[Tensor, Tensor]:
+    """Targets of a form, and the mask of the elements that count.
 
     Args:
-        labels: (B, Z, Y, X) uint64 array or int64 tensor that holds the same bits (`IGNORE` is
-            -1 there); 0 is background.
+        labels: (B, *space) uint64 array, or int64 tensor that holds the same bits (`IGNORE` is -1
+            there); space has two or three axes.
+        form: see the module.
+        channels: of the logits; must suit the form.
 
     Returns:
-        (B, 3, Z, Y, X) float32 targets, 0 or 1, and a bool mask of the same shape; on the device
-        of `labels`. Targets are 0 where the mask is False.
+        (B, C, *space) float32 targets, 0 or 1, and a bool mask of the same shape, on the device of
+        `labels`. Targets are 0 where the mask is False.
 
     Raises:
-        ShapeError, DtypeError: not four axes; neither uint64 nor int64.
+        ShapeError, DtypeError: labels are not (B, *space), or neither uint64 nor int64; the number
+            of channels does not suit the form.
+        DataError: a label is no class number.
     """
-    ids = labels if isinstance(labels, Tensor) else _as_tensor(labels)
-    if ids.ndim != 4:
-        raise ShapeError(f"expected labels (B, Z, Y, X), got {tuple(ids.shape)}")
+    ids = labels if isinstance(labels, Tensor) else labels_tensor(labels)
+    if ids.ndim not in (3, 4):
+        raise ShapeError(f"expected labels (B, Y, X) or (B, Z, Y, X), got {tuple(ids.shape)}")
     if ids.dtype != torch.int64:
         raise DtypeError(f"expected int64 labels (uint64 bits), got {ids.dtype}")
-    shape = (ids.shape[0], 3, *ids.shape[1:])
+    wanted = {"affinities": ids.ndim - 1, "foreground": 1, "classes": max(channels, 2)}[form]
+    if channels != wanted:
+        raise ShapeError(
+            f"{form} of {ids.ndim - 1}-D labels have {wanted} channels, got {channels}"
+        )
+    if form == "affinities":
+        return _affinities(ids)
+    known = ids != _IGNORE_AS_INT64
+    if form == "foreground":
+        return ((ids != 0) & known)[:, None].float(), known[:, None]
+    return _one_hot(ids, known, channels)
+
+
+def affinity_targets(labels: NDArray[np.uint64] | Tensor) -> tuple[Tensor, Tensor]:
+    """`make_targets` of affinities."""
+    return make_targets(labels, "affinities", labels.ndim - 1)
+
+
+def labels_tensor(labels: NDArray[np.uint64]) -> Tensor:
+    """The same bits as int64.
+
+    Raises:
+        DtypeError: the labels are not uint64.
+    """
+    if labels.dtype != np.uint64:
+        raise DtypeError(f"expected uint64 labels, got {labels.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(labels).view(np.int64))
+
+
+def _affinities(ids: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (ids.shape[0], ids.ndim - 1, *ids.shape[1:])
     targets = torch.zeros(shape, dtype=torch.float32, device=ids.device)
     mask = torch.zeros(shape, dtype=torch.bool, device=ids.device)
     known, inside = ids != _IGNORE_AS_INT64, (ids != 0) & (ids != _IGNORE_AS_INT64)
-    for axis in (1, 2, 3):
+    for axis in range(1, ids.ndim):
         extent = ids.shape[axis] - 1
         here = (slice(None),) * axis + (slice(1, None),)
         joined = (ids[here] == ids.narrow(axis, 0, extent)) & inside[here]
@@ -54,53 +93,10 @@ def affinity_targets(labels: NDArray[np.uint64] | Tensor) -> tuple[Tensor, Tenso
     return targets, mask
 
 
-def _as_tensor(labels: NDArray[np.uint64]) -> Tensor:
-    if labels.dtype != np.uint64:
-        raise DtypeError(f"expected uint64 labels, got {labels.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(labels).view(np.int64))
-
-
-@dataclass(frozen=True)
-class LossBatch:
-    """One batch as every loss gets it; samples are independent of each other.
-
-    `logits` (B, 3, Z, Y, X) in any floating type; `labels` (B, Z, Y, X) uint64; `targets` and
-    `mask` as `affinity_targets` gives them, on the device of the logits. `pool`, where given,
-    computes what is done sample by sample on the CPU.
-    """
-
-    logits: Tensor
-    labels: NDArray[np.uint64]
-    targets: Tensor
-    mask: Tensor
-    settings: LossSettings = field(default_factory=LossSettings)
-    pool: Executor | None = None
-
-    @classmethod
-    def of(
-        cls,
-        logits: Tensor,
-        labels: NDArray[np.uint64],
-        settings: LossSettings,
-        pool: Executor | None = None,
-    ) -> LossBatch:
-        """The batch with its targets computed from the labels.
-
-        Raises:
-            ShapeError: logits and labels disagree.
-        """
-        expected = (labels.shape[0], 3, *labels.shape[1:])
-        if tuple(logits.shape) != expected:
-            raise ShapeError(
-                f"labels {labels.shape} want logits {expected}, got {tuple(logits.shape)}"
-            )
-        targets, mask = affinity_targets(_as_tensor(labels).to(logits.device))
-        return cls(logits, labels, targets, mask, settings, pool)
-
-
-@dataclass(frozen=True)
-class LossValue:
-    """What a loss gives: the scalar to minimise, and named parts of it for the log (detached)."""
-
-    total: Tensor
-    parts: dict[str, float]
+def _one_hot(ids: Tensor, known: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    largest = int(ids.masked_fill(~known, 0).max()) if ids.numel() else 0
+    if largest >= channels or bool((ids < _IGNORE_AS_INT64).any()):
+        raise DataError(f"labels must be class numbers 0 .. {channels - 1}, got {largest}")
+    classes = torch.arange(channels, device=ids.device).view(1, -1, *(1,) * (ids.ndim - 1))
+    targets = (ids[:, None] == classes).float()
+    return targets, known[:, None].expand_as(targets)

@@ -1,38 +1,43 @@
 """The training loop: pretraining with a voxelwise loss, then fine-tuning with the topology loss.
 
 Training may be killed at any moment and started again: it goes on from the last saved state and
-ends in the same bytes (`model.safetensors`, `model.json`, `log.jsonl`) as an undisturbed run on the
-same machine with the same number of threads. Three things make it so: a batch is a function of
-(seed, step); the state is replaced as a whole; the log is cut back to what it held when the state
-was saved.
+ends in the same bytes (`model.safetensors`, `model.json`, `log.jsonl`, `validation.jsonl`) as an
+undisturbed run on the same machine with the same number of threads. Three things make it so: a
+batch is a function of (seed, step); the state is replaced as a whole; the logs are cut back to what
+they held when the state was saved.
+
+What is validated and saved is the running mean of the weights. Where there are validations the best
+network becomes the result, of equal ones the latest; else the last.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from pipeline.errors import DataError, InputError, OutputExistsError
+from pipeline.errors import InputError, OutputExistsError
 from pipeline.learning import checkpoint
-from pipeline.learning.losses import LOSSES
-from pipeline.learning.model import AffinityUNet, initialise, stride
-from pipeline.learning.precision import autocast, choose_bf16, choose_device, deterministic, place
+from pipeline.learning.checkpoint import VoxelSize
+from pipeline.learning.distributed import Group
+from pipeline.learning.failures import memory_explained
+from pipeline.learning.journal import Journal, Timing, open_journal
+from pipeline.learning.loader import Batch, describe_samples, load_batches
+from pipeline.learning.model import UNet, stride
+from pipeline.learning.precision import choose_device, deterministic
 from pipeline.learning.sampling import PatchSampler, Region, index_foreground
 from pipeline.learning.settings import NetworkSettings, TrainSettings
-from pipeline.learning.targets import LossBatch
+from pipeline.learning.state import state_facts
+from pipeline.learning.step import TrainingStep, learning_rate, picture
+from pipeline.learning.training import Training, checked_scores
+
+__all__ = ["check_training", "learning_rate", "summary", "train"]
 
 Report = Callable[[dict[str, Any]], None]
+Validate = Callable[[UNet], dict[str, float]]
 
 
 def train(
@@ -43,190 +48,176 @@ def train(
     report: Report | None = None,
     *,
     normalisation: str = "as given",
+    voxel_size_nm: VoxelSize | None = None,
+    validate: Validate | None = None,
+    start_from: Path | None = None,
+    config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a network to the end, from scratch or from the last saved state in `directory`.
 
     Args:
         settings, network: what to train and how; a directory belongs to one choice of both.
         sources: volumes and the boxes of them that patches may touch.
-        directory: receives `model.safetensors`, `model.json`, `log.jsonl`, `state.safetensors`.
-        report: called after each step with its log record and "seconds".
+        directory: receives `model.safetensors`, `model.json`, `log.jsonl`, `state.safetensors`,
+            `timing.json`, and as settings say `validation.jsonl` and `tensorboard`.
+        report: called after each step with its log record, "seconds" and "wait_seconds".
         normalisation: how the sources make image values, in words; kept with the model.
+        voxel_size_nm: of the sources, z, y, x; given to the losses and kept with the model.
+        validate: gives figures of a network (float32, on the training's device); "score" is the
+            higher the better. Called every `validate_every_steps` and after the last step.
+        start_from: folder of a network whose weights training begins with.
+        config: the whole configuration, JSON values; kept with the model.
 
     Returns:
-        "steps", "loss" (of the last step), "digest" (of the model). If the directory holds the
-        finished model already, that is returned at once.
+        "steps", "loss" (of the last step), "digest" (of the model), and with validations "score"
+        and "chosen_step" of the network that was kept. If the directory holds the finished model
+        already, that is returned at once.
 
     Raises:
         OutputExistsError: the directory belongs to other settings or other data.
-        InputError: patches do not fit, there is nothing to train on, or a saved file is damaged.
-        DataError: the loss or its gradient is not finite; the last saved state stays.
+        InputError: patches do not fit, there is nothing to train on, a saved file is damaged, the
+            network to start from is another, or memory is not enough.
+        DataError: the loss, its gradient or a validation is not finite; the last saved state stays.
     """
-    if checkpoint.has_model(directory):
+    group = Group.of(settings)
+    check_training(settings, network)
+    finished = checkpoint.has_model(directory)
+    group.require_same("a finished model", finished)
+    if finished:
         return _finished(settings, network, directory)
-    _check_patch(settings, network)
-    saved = checkpoint.state_facts(directory)
-    facts: dict[str, Any] = {"settings": _settings_note(settings, network)}
+    validate = validate if settings.validate_every_steps else None
+    start = None if start_from is None else checkpoint.digest(start_from)
+    facts: dict[str, Any] = {"settings": _settings_note(settings, network), "start": start}
+    facts["settings"]["run"] = {"start": start, "validated": validate is not None}
+    saved = state_facts(directory)
+    group.require_same("a saved state of step", saved and saved["step"])
     if saved is not None:
         _require_same(directory, saved["settings"], facts["settings"])
     device = choose_device(settings.device)
     index = index_foreground(sources)
-    sampler = PatchSampler(sources, index, settings)
     facts["data"] = index.digest
-    with deterministic(settings.threads, device), _sample_pool(settings) as pool:
-        model, optimiser = _start(settings, network, device)
-        first, log_bytes = _resume(directory, model, optimiser, saved, facts)
-        step_once = _Step(settings, model, optimiser, pool)
-        with (
-            _open_log(directory, log_bytes) as log,
-            closing(sampler.batches(first, _total(settings))) as batches,
-        ):
-            for step, images, labels in batches:
-                begin = time.perf_counter()
-                record = step_once(step, images, labels)
-                log.write((json.dumps(record) + "\n").encode())
-                if (step + 1) % settings.checkpoint_every_steps == 0:
-                    _save(directory, model, optimiser, log, step + 1, facts)
-                if report is not None:
-                    report(record | {"seconds": time.perf_counter() - begin})
-            _save(directory, model, optimiser, log, _total(settings), facts)
-        done = {"steps": _total(settings), "loss": _last_loss(directory), "data": facts["data"]}
-        checkpoint.save_model(directory, model, settings, done, normalisation=normalisation)
-    return _summary(directory)
-
-
-def learning_rate(settings: TrainSettings, step: int) -> float:
-    """The rate at a step: linear warm-up, then half a cosine down to the final fraction."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    span = max(1, _total(settings) - 1 - settings.warmup_steps)
-    progress = min(1.0, (step - settings.warmup_steps) / span)
-    floor = settings.final_rate_fraction
-    wave = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return settings.learning_rate * (floor + (1.0 - floor) * wave)
-
-
-class _Step:
-    """One step of training: forward, loss, backward, update."""
-
-    def __init__(
-        self,
-        settings: TrainSettings,
-        model: AffinityUNet,
-        optimiser: torch.optim.AdamW,
-        pool: Executor | None,
-    ) -> None:
-        self._settings, self._model, self._optimiser = settings, model, optimiser
-        self._pool = pool
-        self._device = next(model.parameters()).device
-        self._bf16 = choose_bf16(settings.precision, self._device)
-
-    def __call__(
-        self, step: int, images: NDArray[np.float32], labels: NDArray[np.uint64]
-    ) -> dict[str, Any]:
-        phase = "pretrain" if step < self._settings.pretrain_steps else "finetune"
-        rate = learning_rate(self._settings, step)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        loss, parts, norm = self._gradients(getattr(self._settings.loss, phase), images, labels)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise DataError(
-                f"training step {step} ({phase}): loss {loss}, gradient norm {norm}. The last "
-                f"saved state is kept; look at the data of this step or lower learning_rate "
-                f"(now {rate:.3g})"
-            )
-        self._optimiser.step()
-        terms = {name: parts.get(name) for name in ("voxel_loss", "split_loss", "merge_loss")}
-        return {
-            "step": step, "phase": phase, "loss": loss, "lr": rate, **terms, "gradient_norm": norm
-        }  # fmt: skip
-
-    def _gradients(
-        self, name: str, images: NDArray[np.float32], labels: NDArray[np.uint64]
-    ) -> tuple[float, dict[str, float], float]:
-        image = torch.from_numpy(images).to(self._device, memory_format=torch.channels_last_3d)
-        with autocast(self._device, self._bf16):
-            logits = self._model(image)
-        batch = LossBatch.of(logits, labels, self._settings.loss, self._pool)
-        value = LOSSES[name](batch)
-        self._optimiser.zero_grad(set_to_none=True)
-        value.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self._model.parameters(), self._settings.gradient_clip
+    sampler = PatchSampler(sources, index, settings, voxel_size=voxel_size_nm or (1.0, 1.0, 1.0))
+    with (
+        memory_explained(settings, network),
+        deterministic(settings.threads, device),
+        _sample_pool(settings) as pool,
+    ):
+        training = Training(settings, network, device, directory, facts)
+        if saved is not None:
+            training.resume(saved)
+        elif start_from is not None:
+            training.start_from(start_from, normalisation, voxel_size_nm)
+        step = TrainingStep(
+            settings,
+            training.model,
+            training.optimiser,
+            group=group,
+            pool=pool,
+            voxel_size=voxel_size_nm,
+            explain=lambda number: describe_samples(sampler, settings, number),
         )
-        return float(value.total.detach()), value.parts, float(norm)
+        with ExitStack() as stack:
+            journal = None
+            if group.writes:
+                opened = open_journal(
+                    directory, settings, training.step, saved or {}, validate is not None
+                )
+                journal = stack.enter_context(opened)
+            _loop(settings, training, step, sampler, group, journal, validate, report)
+        if group.writes:
+            training.finish(normalisation, voxel_size_nm, config)
+    return group.share(summary(directory) if group.writes else None)
 
 
-def _start(
-    settings: TrainSettings, network: NetworkSettings, device: torch.device
-) -> tuple[AffinityUNet, torch.optim.AdamW]:
-    model = AffinityUNet(network)
-    initialise(model, settings.seed)
-    model = place(model, device)
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    biases = [p for p in model.parameters() if p.ndim == 1]
-    groups = [
-        {"params": kernels, "weight_decay": settings.weight_decay},
-        {"params": biases, "weight_decay": 0.0},
-    ]
-    return model, torch.optim.AdamW(groups, lr=settings.learning_rate)
-
-
-def _resume(
-    directory: Path,
-    model: AffinityUNet,
-    optimiser: torch.optim.AdamW,
-    saved: dict[str, Any] | None,
-    facts: dict[str, Any],
-) -> tuple[int, int]:
-    """The step to go on with, and the length of the log at that step."""
-    if saved is None:
-        return 0, 0
-    if saved["data"] != facts["data"]:
-        raise OutputExistsError(
-            f"{directory} was trained on other labels or regions than those given now: train into "
-            f"another directory, or empty this one"
-        )
-    checkpoint.load_state(directory, model, optimiser)
-    return int(saved["step"]), int(saved["log_bytes"])
-
-
-def _save(
-    directory: Path,
-    model: AffinityUNet,
-    optimiser: torch.optim.AdamW,
-    log: IO[bytes],
-    step: int,
-    facts: dict[str, Any],
+def _loop(
+    settings: TrainSettings,
+    training: Training,
+    make_step: TrainingStep,
+    sampler: PatchSampler,
+    group: Group,
+    journal: Journal | None,
+    validate: Validate | None,
+    report: Report | None,
 ) -> None:
-    """The log first, then the state that tells its length: the log is never the shorter one."""
-    log.flush()
-    os.fsync(log.fileno())
-    now = {"step": step, "log_bytes": log.tell()}
-    checkpoint.save_state(directory, model, optimiser, facts | now)
+    """All steps that are left; without a journal, a process makes steps and nothing else."""
+    timing, network, end = Timing(), training.model.settings, settings.steps
+    batches = load_batches(
+        sampler, settings, network, training.step, end, rank=group.rank, processes=group.size
+    )
+    with closing(batches):
+        waiting = time.perf_counter()
+        for batch in batches:
+            begin = time.perf_counter()
+            record = make_step(batch)
+            training.count_step()
+            seconds = time.perf_counter() - begin
+            timing.add(record["phase"], seconds, begin - waiting)
+            if journal is not None:
+                journal.step(record, seconds)
+                if validate and _due(training.step, settings.validate_every_steps, end):
+                    _validate(training, validate, journal, sampler, settings)
+                if _due(training.step, settings.checkpoint_every_steps, end):
+                    training.save(journal)
+            if report is not None:
+                report(record | {"seconds": seconds, "wait_seconds": begin - waiting})
+            waiting = time.perf_counter()
+    if journal is not None:
+        timing.write(training.directory, settings, training.device)
 
 
-@contextmanager
-def _open_log(directory: Path, length: int) -> Iterator[IO[bytes]]:
-    """The log, cut back to `length` bytes, open at its end."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "log.jsonl"
-    found = path.stat().st_size if path.exists() else 0
-    if found < length:
+def _due(step: int, every: int, end: int) -> bool:
+    return step % every == 0 or step == end
+
+
+def _validate(
+    training: Training,
+    validate: Validate,
+    journal: Journal,
+    sampler: PatchSampler,
+    settings: TrainSettings,
+) -> None:
+    model, step = training.averaged.model, training.step - 1
+    scores = checked_scores(validate(model), step)
+    best = training.consider(scores["score"])
+    image, labels = sampler.sample(0, 0)  # the same patch every time
+    flat = labels[0] if model.settings.dimensions == 2 else labels
+    example = Batch(0, image[None, None], flat[None], {})
+    journal.validation(
+        {"step": step, **scores, "best": best}, picture(model, example, settings.precision)
+    )
+
+
+def check_training(settings: TrainSettings, network: NetworkSettings) -> None:
+    """Refuse patches and losses that do not suit the network.
+
+    Raises:
+        InputError: names what to set.
+    """
+    steps, patch = stride(network), settings.patch
+    if network.dimensions == 2 and patch[0] != 1:
         raise InputError(
-            f"{path} has {found} bytes, the saved state knows {length}: the log was changed. "
-            f"Restore it, or delete state.safetensors to train from the start"
+            f"network.dimensions: 2 learns from single planes, train.patch is {patch}: set "
+            f"train.patch to [1, {patch[1]}, {patch[2]}]"
         )
-    with path.open("r+b" if path.exists() else "w+b") as log:
-        log.truncate(length)
-        log.seek(length)
-        yield log
+    if any(n % s for n, s in zip(patch, steps, strict=True)):
+        nearest = tuple(max(s, round(n / s) * s) for n, s in zip(patch, steps, strict=True))
+        raise InputError(
+            f"train.patch {patch}: a training patch must be a multiple of the network's stride "
+            f"{steps}: use {nearest}"
+        )
+    for phase in ("pretrain", "finetune"):
+        loss = getattr(settings.loss, phase)
+        if getattr(settings, f"{phase}_steps") and not loss.suits(network.output):
+            raise InputError(
+                f"train.loss.{phase} {loss.name!r} is not defined for network.output "
+                f"{network.output!r}: choose another loss or another output"
+            )
 
 
 @contextmanager
 def _sample_pool(settings: TrainSettings) -> Iterator[Executor | None]:
     """Threads for work that is done sample by sample; none where one thread is all."""
-    workers = min(settings.batch, settings.threads)
+    workers = min(settings.batch // settings.processes, settings.threads)
     if workers == 1:
         yield None
         return
@@ -241,52 +232,35 @@ def _finished(settings: TrainSettings, network: NetworkSettings, directory: Path
         _settings_note(saved.training, saved.network),
         _settings_note(settings, network),
     )
-    return _summary(directory)
+    return summary(directory)
 
 
-def _summary(directory: Path) -> dict[str, Any]:
+def summary(directory: Path) -> dict[str, Any]:
+    """What `train` returns, from a directory that holds a finished model."""
     facts = checkpoint.load_model(directory).note["facts"]
-    return {
+    found = {
         "steps": facts["steps"], "loss": facts["loss"], "digest": checkpoint.digest(directory)
     }  # fmt: skip
-
-
-def _last_loss(directory: Path) -> float:
-    *_, last = (directory / "log.jsonl").read_text().splitlines()
-    return float(json.loads(last)["loss"])
+    chosen = facts["chosen"]
+    if chosen["score"] is not None:
+        found |= {"score": chosen["score"], "chosen_step": chosen["step"]}
+    return found
 
 
 def _settings_note(settings: TrainSettings, network: NetworkSettings) -> dict[str, Any]:
-    # How often the state is saved changes no result: another value may resume.
-    training = settings.model_dump(mode="json", exclude={"checkpoint_every_steps"})
+    training = settings.model_dump(mode="json", exclude=set(settings.WITHOUT_EFFECT))
     return {"network": network.model_dump(mode="json"), "training": training}
 
 
 def _require_same(directory: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     changed = [
-        f"{part}.{key}: {saved[part].get(key)!r} there, {wanted[part].get(key)!r} now"
+        f"{part}.{key}: {saved.get(part, {}).get(key)!r} there, {wanted[part].get(key)!r} now"
         for part in wanted
-        for key in wanted[part].keys() | saved[part].keys()
-        if saved[part].get(key) != wanted[part].get(key)
+        for key in wanted[part].keys() | saved.get(part, {}).keys()
+        if saved.get(part, {}).get(key) != wanted[part].get(key)
     ]
     if changed:
         raise OutputExistsError(
             f"{directory} belongs to a training with other settings ({'; '.join(sorted(changed))}):"
             f" train into another directory, or empty this one"
         )
-
-
-def _check_patch(settings: TrainSettings, network: NetworkSettings) -> None:
-    steps = stride(network)
-    if any(n % s for n, s in zip(settings.patch, steps, strict=True)):
-        nearest = tuple(
-            max(s, round(n / s) * s) for n, s in zip(settings.patch, steps, strict=True)
-        )
-        raise InputError(
-            f"training patch {settings.patch} must be a multiple of the network's stride {steps}: "
-            f"use {nearest}"
-        )
-
-
-def _total(settings: TrainSettings) -> int:
-    return settings.pretrain_steps + settings.finetune_steps

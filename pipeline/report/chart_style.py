@@ -24,6 +24,11 @@ CURVE = tuple(f"#0102{i:02d}" for i in range(1, CURVES + 1))
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
     colour: f"--c{i}" for i, colour in enumerate(CURVE, start=1)
 }
+LIGHT = {INK: "#171b22", MUTED: "#5c6675", GRID: "#dfe3e9"} | dict(
+    zip(CURVE, ("#0b62a4", "#c4501b", "#0a7f5a", "#8a4fa3", "#946800", "#5b6470"), strict=True)
+)
+"""The colours of the light page, for pictures that stand alone."""
+
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],

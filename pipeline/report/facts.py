@@ -173,6 +173,23 @@ class ScoreFacts:
 
 
 @dataclass(frozen=True, eq=False)
+class LabelScoreFacts:
+    """Scores against dense labels, of this run and of another segmentation.
+
+    Attributes:
+        run, reference: the measures, as `pipeline.arrays.contingency` names them. None: of the run
+            where no voxel of the region has a label; of the reference where there is none.
+        conventions: topic to text.
+        scored_on: which data, in words.
+    """
+
+    run: Mapping[str, float] | None
+    reference: Mapping[str, float] | None = None
+    conventions: Mapping[str, str] = field(default_factory=dict)
+    scored_on: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class ThresholdFacts:
     """How the agglomeration threshold was chosen.
 
@@ -231,6 +248,7 @@ class ReportData:
         neurons: how many neurons came out; the number of segments stands in where it is None.
         levels: of the agglomeration; none where one step held everything.
         foreground_share: (Z, Y, X) share of foreground in each block, NaN where not known.
+        warnings: what seems wrong with the run, in full sentences.
     """
 
     name: str
@@ -246,6 +264,8 @@ class ReportData:
     levels: Sequence[LevelFacts] = ()
     foreground_share: NDArray[np.float64] | None = None
     scores: ScoreFacts | None = None
+    label_scores: LabelScoreFacts | None = None
     threshold: ThresholdFacts | None = None
     segments: SegmentFacts | None = None
     outputs: Sequence[OutputFile] = ()
+    warnings: Sequence[str] = ()

@@ -40,13 +40,14 @@ class NextStep:
 
 def next_steps(data: ReportData) -> list[NextStep]:
     """What to do next, the urgent first."""
-    steps = [*_unfinished(data)]
+    steps = [NextStep(warning, urgent=True) for warning in data.warnings]
+    steps += _unfinished(data)
     if data.scores is not None:
         steps += _from_scores(data.scores)
-    elif data.segments is not None or data.stages:
+    elif data.label_scores is None and (data.segments is not None or data.stages):
         text = (
-            "Nothing was scored. With SWC tracings of a few neurons this report says how good the "
-            "segmentation is."
+            "Nothing was scored. With SWC tracings of a few neurons, or dense labels of a box, "
+            "this report says how good the segmentation is."
         )
         steps.append(NextStep(text, data.commands.get("score", "")))
     if data.threshold is not None:

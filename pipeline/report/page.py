@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.geometry import Roi
@@ -31,19 +29,20 @@ from pipeline.report.quantities import (
     MISSING,
     decimal,
     duration,
-    file_size,
     length,
     scale_bar_nm,
     short,
 )
 from pipeline.report.score_tables import (
     convention_rows,
+    label_score_rows,
     nerl_pairs,
     number,
     overall,
     score_rows,
     tracing_rows,
 )
+from pipeline.report.templates import render_template
 
 __all__ = ["ReportData", "render_report"]
 
@@ -57,14 +56,8 @@ def render_report(data: ReportData) -> str:
 
     Parts without data are said to be missing in one line. All texts of the user are escaped.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(
-        decimal=decimal, duration=duration, file_size=file_size, length=length, MISSING=MISSING
-    )
-    template = files("pipeline.report").joinpath("template.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return render_template(
+        "template.html.j2",
         data=data,
         tiles=list(_tiles(data)),
         facts=list(_input_facts(data.source)) if data.source else [],
@@ -74,6 +67,7 @@ def render_report(data: ReportData) -> str:
         stages=[_stage_row(s) for s in data.stages],
         stage_charts=_stage_charts(data),
         scores=_scores(data.scores) if data.scores else None,
+        label_rows=label_score_rows(data.label_scores) if data.label_scores else None,
         threshold=_threshold(data.threshold) if data.threshold else None,
         segments=_segments(data.segments) if data.segments else None,
         outputs=[_output(o) for o in data.outputs],

@@ -1,4 +1,4 @@
-"""The tables of scores: this run beside the baseline, and one row per tracing."""
+"""The tables of scores: this run beside the baseline or reference, and one row per tracing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.facts import ScoreFacts
+from pipeline.report.facts import LabelScoreFacts, ScoreFacts
 from pipeline.report.quantities import MISSING, decimal
+
+_Metric = tuple[str, str, str, float, int, int]
+_Intervals = Mapping[str, tuple[float, float]]
 
 # key, name, unit, factor from the stored value, decimals, +1 if more is better
 _METRICS = (
@@ -25,10 +28,31 @@ _METRICS = (
     ("merges_total", "Merges", "a label on n tracings counts n - 1", 1.0, 0, -1),
 )
 
+_LABEL_METRICS = (
+    ("voi", "VOI", "bits, split + merge", 1.0, 3, -1),
+    ("voi_split", "VOI split", "bits", 1.0, 3, -1),
+    ("voi_merge", "VOI merge", "bits", 1.0, 3, -1),
+    ("ari", "Adjusted Rand index", "1 is best, chance is 0", 1.0, 3, +1),
+    ("adapted_rand_error", "Adapted Rand error", "0 to 1", 1.0, 3, -1),
+    ("adapted_rand_precision", "Adapted Rand precision", "merges lower it", 1.0, 3, +1),
+    ("adapted_rand_recall", "Adapted Rand recall", "splits lower it", 1.0, 3, +1),
+    ("omitted_voxels", "Labelled voxels without a segment", "", 1.0, 0, -1),
+    ("voxels", "Labelled voxels", "", 1.0, 0, +1),
+)
+
+
+def label_score_rows(facts: LabelScoreFacts) -> list[dict[str, str]]:
+    """One row per metric, formatted: this run, the reference, and the difference."""
+    return [
+        _row(facts.run or {}, facts.reference or {}, metric, {}, {}) for metric in _LABEL_METRICS
+    ]
+
 
 def score_rows(facts: ScoreFacts) -> list[dict[str, str]]:
     """One row per metric, formatted: both values, their intervals, and the difference."""
-    return [_metric_row(facts, *metric) for metric in _METRICS]
+    ours, theirs = overall(facts.run), overall(facts.baseline)
+    intervals = facts.run_intervals, facts.baseline_intervals
+    return [_row(ours, theirs, metric, *intervals) for metric in _METRICS]
 
 
 def tracing_rows(facts: ScoreFacts) -> list[dict[str, Any]]:
@@ -74,10 +98,15 @@ def number(value: Any) -> float | None:
     return None
 
 
-def _metric_row(
-    facts: ScoreFacts, key: str, name: str, unit: str, factor: float, digits: int, sense: int
+def _row(
+    run: Mapping[str, Any],
+    other: Mapping[str, Any],
+    metric: _Metric,
+    run_intervals: _Intervals,
+    other_intervals: _Intervals,
 ) -> dict[str, str]:
-    ours, theirs = number(overall(facts.run).get(key)), number(overall(facts.baseline).get(key))
+    key, name, unit, factor, digits, sense = metric
+    ours, theirs = number(run.get(key)), number(other.get(key))
     change, verdict = MISSING, ""
     if ours is not None and theirs is not None:
         difference = round((ours - theirs) * factor, digits)
@@ -89,9 +118,9 @@ def _metric_row(
         "name": name,
         "unit": unit,
         "run": _scaled(ours, factor, digits),
-        "run_interval": _interval(facts.run_intervals.get(key), factor, digits),
+        "run_interval": _interval(run_intervals.get(key), factor, digits),
         "baseline": _scaled(theirs, factor, digits),
-        "baseline_interval": _interval(facts.baseline_intervals.get(key), factor, digits),
+        "baseline_interval": _interval(other_intervals.get(key), factor, digits),
         "change": change,
         "verdict": verdict,
     }

@@ -18,12 +18,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pipeline.report.chart_style import CURVE, DASHES, GRID, INK, MUTED, STYLE
+from pipeline.report.chart_style import CURVE, DASHES, INK, LIGHT, MUTED, STYLE
 from pipeline.report.quantities import short
 
-_LIGHT = {INK: "#171b22", MUTED: "#5c6675", GRID: "#dfe3e9"} | dict(
-    zip(CURVE, ("#0b62a4", "#c4501b", "#0a7f5a", "#8a4fa3", "#946800", "#5b6470"), strict=True)
-)
 # Counts beyond this spread need a logarithmic axis to show the small ones too.
 _LINEAR_COUNTS = 50
 _NAMES = {"nerl": "nERL", "voi": "VOI"}
@@ -95,7 +92,7 @@ def draw_sweep(
 
 
 def _light(value: Any) -> Any:
-    return _LIGHT.get(value, value) if isinstance(value, str) else value
+    return LIGHT.get(value, value) if isinstance(value, str) else value
 
 
 def _draw(
@@ -105,11 +102,11 @@ def _draw(
     for index, (key, name) in enumerate(panel.curves.items()):
         y = np.array([row[panel.part][key] for row in rows], np.float64)
         axes.plot(
-            x, y, color=_LIGHT[CURVE[index]], linestyle=DASHES[index], marker="o", markersize=3,
+            x, y, color=LIGHT[CURVE[index]], linestyle=DASHES[index], marker="o", markersize=3,
             label=name,
         )  # fmt: skip
     if ceiling is not None:
-        colour = _LIGHT[MUTED]
+        colour = LIGHT[MUTED]
         axes.axhline(ceiling, color=colour, linewidth=1, linestyle="dotted", label="without errors")
     axes.margins(y=0.12)
     axes.grid(axis="y")
@@ -134,12 +131,12 @@ def _count_axis(axes: Axes) -> None:
 
 
 def _mark(axes: Axes, measure: str, threshold: float, x: np.ndarray) -> None:
-    axes.axvline(threshold, color=_LIGHT[INK], linewidth=1, linestyle=(0, (4, 3)))
+    axes.axvline(threshold, color=LIGHT[INK], linewidth=1, linestyle=(0, (4, 3)))
     right = threshold > (x.min() + x.max()) / 2
     axes.annotate(
         f"best {_NAMES[measure]}: {threshold:.4g}", (threshold, 1), (-5 if right else 5, 1),
         xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-        ha="right" if right else "left", va="bottom", color=_LIGHT[INK], fontsize=8.5,
+        ha="right" if right else "left", va="bottom", color=LIGHT[INK], fontsize=8.5,
     )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from pipeline.stages.edges import EDGES
 from pipeline.stages.evaluate import BASELINE, EVALUATE, NODE_LABELS
 from pipeline.stages.fragments import FRAGMENTS
 from pipeline.stages.ingest import INGEST, PYRAMID, STATISTICS
+from pipeline.stages.label_scores import LABEL_OVERLAP, LABEL_SCORES, REFERENCE_OVERLAP
+from pipeline.stages.placement import PLACEMENT
 from pipeline.stages.predict import PREDICT
 from pipeline.stages.project import PROJECT
 from pipeline.stages.proofread import EXPORT, PROOFREAD
@@ -25,6 +27,10 @@ from pipeline.stages.tune import TUNE
 
 def _has_image(config: RunConfig) -> bool:
     return config.input.image is not None
+
+
+def _places(config: RunConfig) -> bool:
+    return _has_image(config) and config.input.skeletons is not None
 
 
 def _trains(config: RunConfig) -> bool:
@@ -57,8 +63,17 @@ def _scores(config: RunConfig) -> bool:
     return _labelled(config) and config.input.skeletons is not None
 
 
+def _scores_labels(config: RunConfig) -> bool:
+    return _labelled(config) and config.input.labels is not None
+
+
+def _compares(config: RunConfig) -> bool:
+    return _scores_labels(config) and config.evaluate.compare_segments is not None
+
+
 def _tunes(config: RunConfig) -> bool:
-    return _segments(config) and config.segment.tune and config.input.skeletons is not None
+    known = config.input.skeletons is not None or config.input.labels is not None
+    return _segments(config) and config.segment.tune and known
 
 
 def _baselines(config: RunConfig) -> bool:
@@ -69,6 +84,7 @@ _TABLE: tuple[tuple[Stage, Callable[[RunConfig], bool]], ...] = (
     (INGEST, _has_image),
     (STATISTICS, _has_image),
     (PYRAMID, _has_image),
+    (PLACEMENT, _places),
     (TARGETS, _trains),
     (TRAIN, _trains),
     (PREDICT, _predicts),
@@ -84,6 +100,9 @@ _TABLE: tuple[tuple[Stage, Callable[[RunConfig], bool]], ...] = (
     (NODE_LABELS, _scores),
     (BASELINE, _baselines),
     (EVALUATE, _scores),
+    (LABEL_OVERLAP, _scores_labels),
+    (REFERENCE_OVERLAP, _compares),
+    (LABEL_SCORES, _scores_labels),
     (EXPORT, _labelled),
     (PROOFREAD, _labelled),
     (PROJECT, _labelled),

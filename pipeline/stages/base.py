@@ -42,6 +42,10 @@ def _no_files(_run: Run) -> Iterable[Path]:
     return ()
 
 
+def _no_more(_run: Run) -> tuple[str, ...]:
+    return ()
+
+
 def _no_resources(_run: Run) -> dict[str, float]:
     return {}
 
@@ -67,6 +71,7 @@ class Stage:
         resources: Dask resources that a worker must offer, such as {"GPU": 1}.
         files: single files that are there when it is finished.
         optional: artifacts read if the run has them.
+        more: artifacts that it needs under some configurations only.
         within: artifacts of other stages that its output is added to: it goes away with them.
     """
 
@@ -84,6 +89,7 @@ class Stage:
     resources: Callable[[Run], dict[str, float]] = _no_resources
     files: Callable[[Run], Iterable[Path]] = _no_files
     optional: tuple[str, ...] = ()
+    more: Callable[[Run], tuple[str, ...]] = _no_more
     within: tuple[str, ...] = ()
 
 

@@ -48,6 +48,11 @@ def _any_node(block: Block, run: Run) -> bool:
 
 def _check(run: Run) -> None:
     check_truth(run)
+    check_segments(run)
+
+
+def check_segments(run: Run) -> None:
+    """Refuse a given segmentation that is none of this volume."""
     foreign = run.foreign("segments")
     if foreign is None:
         return

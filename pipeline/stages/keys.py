@@ -10,6 +10,7 @@ from pipeline.errors import InputError
 from pipeline.stages.base import Stage
 from pipeline.stages.run import Run
 from pipeline.storage.fingerprint import digest, fingerprint
+from pipeline.storage.npz import stored_file
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,13 @@ def stage_keys(run: Run, stages: Sequence[Stage]) -> dict[str, StageKey]:
 
 
 def inputs_of(stage: Stage, run: Run, stages: Sequence[Stage]) -> list[str]:
-    """The artifacts that a stage reads in this run: all it needs and those optional ones there."""
+    """The artifacts that a stage reads in this run: all it needs and those optional ones there.
+
+    Each is named once.
+    """
     made = {artifact for other in stages for artifact in other.writes}
     present = [name for name in stage.optional if name in made or run.foreign(name)]
-    return [*stage.reads, *present]
+    return [*dict.fromkeys((*stage.reads, *stage.more(run), *present))]
 
 
 def _foreign_key(artifact: str, run: Run) -> str:
@@ -63,6 +67,6 @@ def _foreign_key(artifact: str, run: Run) -> str:
         raise InputError(
             f"nothing gives {artifact}: no stage of this run makes it and no input names it"
         )
-    if not path.exists():
+    if not stored_file(path).exists():
         raise InputError(f"{path}: no such file or folder (input {artifact} of the run)")
     return fingerprint(path)

@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.arrays.intensity import tiles_to_voxels
 from pipeline.errors import InputError
-from pipeline.geometry import Block, BlockGrid, Roi, triple
+from pipeline.geometry import Block, BlockGrid, triple
+from pipeline.learning.settings import NetworkSettings
 from pipeline.stages.base import BlockResult, Stage
-from pipeline.stages.ingest import (
-    holds_tissue,
-    mask_tiles,
-    normalisation_note,
-    round_up,
-    statistics_of,
-)
+from pipeline.stages.ingest import holds_tissue, normalisation_note, round_up
+from pipeline.stages.prediction import predict_tissue
 from pipeline.stages.run import Run
 from pipeline.stages.train import gpu_if
 from pipeline.storage.volume import Volume
@@ -55,6 +49,7 @@ def _create(run: Run) -> None:
 
 def _check(run: Run) -> None:
     from pipeline.learning.checkpoint import load_model
+    from pipeline.learning.fit import require_fit
     from pipeline.learning.inference import check_tile
     from pipeline.learning.model import stride
 
@@ -64,32 +59,42 @@ def _check(run: Run) -> None:
     network = run.config.network
     if foreign is not None:
         saved = load_model(foreign)
-        network, theirs, ours = saved.network, saved.note["normalisation"], normalisation_note(run)
-        if theirs != ours:
+        _require_same_kind(foreign, saved.network, network)
+        network = saved.network
+        require_fit(
+            foreign,
+            saved,
+            purpose="on this image",
+            normalisation=normalisation_note(run),
+            voxel_size_nm=run.voxel_size_nm,
+        )
+        if network.dimensions == 3 and run.shape[0] == 1 and saved.training.patch[0] > 1:
             raise InputError(
-                f"{foreign}: the network was trained on images in which {theirs}; in this run "
-                f"{ours}. Set ingest.low_percentile and ingest.high_percentile as in its training"
+                f"{foreign}: this network cannot be used on this image: network.dimensions is 3 "
+                f"there, trained on patches of {saved.training.patch}, but the image is one plane; "
+                f"train one with network.dimensions: 2"
             )
     check_tile(run.config.predict, stride(network))
 
 
+def _require_same_kind(path: Path, theirs: NetworkSettings, ours: NetworkSettings) -> None:
+    """Refuse a network of another kind than the one that the configuration asks for.
+
+    What is as it is by default was perhaps not asked for: the network given decides.
+    """
+    asked = type(ours)()
+    for name in ("output", "dimensions"):
+        wanted, found = getattr(ours, name), getattr(theirs, name)
+        if found != wanted != getattr(asked, name):
+            raise InputError(
+                f"{path}: this network has network.{name}: {found}, the configuration asks for "
+                f"{wanted}; give another checkpoint, or leave network.{name} out"
+            )
+
+
 def _predict(block: Block, run: Run) -> BlockResult:
-    from pipeline.learning.inference import predict_roi
-
-    statistics, image = statistics_of(run), run.volume("image")
-
-    def read(roi: Roi) -> NDArray[np.float32]:
-        return statistics.normalise(image.read(roi))
-
-    affinities = predict_roi(
-        _predictor(run, _stamp(run.path("checkpoint")), run.token),
-        read,
-        run.shape,
-        block.write,
-        wanted=lambda roi: holds_tissue(roi, run),
-    )
-    mask = tiles_to_voxels(mask_tiles(run), block.write.shape, block.write.offset)
-    affinities *= mask
+    predictor = _predictor(run, _stamp(run.path("checkpoint")), run.token)
+    affinities = predict_tissue(predictor, run, block.write)
     run.volume("affinities").write(block.write, affinities)
     return BlockResult(stats={"mean_affinity": round(float(affinities.mean()) / 255, 6)})
 

@@ -27,6 +27,7 @@ ARTIFACTS = {
     "histograms": "scratch/histograms",
     "statistics": "statistics.json",
     "mask": "mask.zarr",
+    "placement": "placement.json",
     "targets": "targets.zarr",
     "checkpoint": "checkpoint",
     "affinities": "affinities.zarr",
@@ -56,6 +57,9 @@ ARTIFACTS = {
     "node_labels": "scratch/node_labels",
     "baseline": "scratch/baseline",
     "baseline_faces": "scratch/baseline_faces",
+    "label_overlap": "scratch/label_overlap",
+    "reference_overlap": "scratch/reference_overlap",
+    "label_scores": "label_scores.json",
     "metrics": "metrics.json",
     "neurons": "neurons.csv",
     "fragment_labels": "scratch/fragment_labels",
@@ -64,6 +68,11 @@ ARTIFACTS = {
     "sweep_table": "sweep.csv",
     "sweep_picture": "sweep.png",
     "sweep_drawing": "sweep.svg",
+    "pretrained_results": "comparison/results/pretrained",
+    "finetuned_results": "comparison/results/finetuned",
+    "loss_costs": "comparison/costs.json",
+    "comparison": "comparison/comparison.json",
+    "comparison_table": "comparison/comparison.csv",
     "projections": "scratch/projections",
     "precomputed": "precomputed",
     "skeleton_layer": "precomputed/skeletons",
@@ -78,6 +87,7 @@ ARTIFACTS = {
 FOREIGN = ("checkpoint", "affinities", "segments")
 # Foreign inputs with a name of their own.
 SOURCES = {
+    "start_from": "start_from",
     "source_image": "image",
     "source_labels": "labels",
     "source_skeletons": "skeletons",
@@ -121,6 +131,10 @@ class Run:
         """Where the configuration says a foreign artifact lies, if it does."""
         if artifact == "source_targets":
             artifact = f"source_{self.target_source}"
+        if artifact == "source_tuning":
+            artifact = f"source_{self.tuning_source}"
+        if artifact == "source_reference":
+            return self.config.evaluate.compare_segments
         name = SOURCES.get(artifact, artifact if artifact in FOREIGN else None)
         found: Path | None = getattr(self.config.input, name) if name else None
         return found
@@ -130,6 +144,8 @@ class Run:
         foreign = self.foreign(artifact)
         if foreign is not None:
             return foreign
+        if artifact == "source_reference":
+            raise InputError("the configuration names no evaluate.compare_segments")
         if artifact in SOURCES:
             raise InputError(f"the configuration names no input.{SOURCES[artifact]}")
         return self.directory / ARTIFACTS[artifact]
@@ -159,11 +175,16 @@ class Run:
         return "labels" if given.labels is not None else "skeletons"
 
     @property
+    def tuning_source(self) -> str:
+        """ "skeletons" or "labels": what thresholds are chosen by, tracings first."""
+        return "skeletons" if self.config.input.skeletons is not None else "labels"
+
+    @property
     def tuned(self) -> bool:
-        """Whether low, high and the threshold are chosen on the training region."""
+        """Whether low, high and the threshold are chosen on the validation region."""
         given = self.config.input
-        known = given.skeletons is not None and given.segments is None
-        return self.config.segment.tune and known
+        known = given.skeletons is not None or given.labels is not None
+        return self.config.segment.tune and known and given.segments is None
 
     @property
     def source(self) -> ImageSource:
@@ -209,6 +230,12 @@ class Run:
         return self._region(region.roi if region else None, "regions.train")
 
     @property
+    def validate_roi(self) -> Roi:
+        """The box that thresholds are chosen on; the one learned from, where none is named."""
+        region = self.config.regions.validation
+        return self._region(region.roi, "regions.validation") if region else self.train_roi
+
+    @property
     def score_roi(self) -> Roi:
         """The box that is scored."""
         region = self.config.regions.score
@@ -223,9 +250,13 @@ class Run:
 
     def truth(self) -> list[Skeleton]:
         """The tracings, in voxels of the volume."""
-        path = self.path("source_skeletons")
+        return read_skeletons(self.path("source_skeletons"), self.swc_options)
+
+    @property
+    def swc_options(self) -> SwcOptions:
+        """How the tracings' coordinates map to the volume."""
         swc = self.config.input.swc
-        options = SwcOptions(
+        return SwcOptions(
             axes=swc.axes,
             unit=swc.unit,
             voxel_size_nm=self.voxel_size_nm,
@@ -233,7 +264,6 @@ class Run:
             flip=swc.flip,
             volume_shape=self.shape,
         )
-        return read_skeletons(path, options)
 
 
 @lru_cache(maxsize=8)

@@ -24,13 +24,10 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.agglomerate import MergeHistory, fragment_to_segment
 from pipeline.arrays.contingency import (
-    Contingency,
     VoxelScores,
-    count_contingency,
     describe_voxel_conventions,
     rename_fragments,
     score_contingency,
-    sum_contingency,
 )
 from pipeline.arrays.labels import SparseMap
 from pipeline.arrays.metrics import Scores, score_forests
@@ -38,17 +35,24 @@ from pipeline.arrays.relabel import apply_lookup
 from pipeline.arrays.skeleton_forest import build_forest
 from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
 from pipeline.config import RunConfig
-from pipeline.errors import DataError, DtypeError, InputError, ShapeError
+from pipeline.errors import DataError, DtypeError, InputError
 from pipeline.geometry import Block, BlockGrid, triple
 from pipeline.report.sweep_chart import as_png, as_svg, draw_sweep
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.block_tables import holding_blocks
+from pipeline.stages.dense_truth import (
+    check_truth_labels,
+    holds_scored,
+    read_overlap,
+    scored_labels_parameters,
+    write_overlap,
+)
 from pipeline.stages.history import HISTORY_COLUMNS, history_reach, read_history
 from pipeline.stages.run import Run
 from pipeline.stages.truth import check_truth, scored_truth, truth_parameters
 from pipeline.stages.tune import scoring_options
 from pipeline.storage.atomic import replacing, write_json, write_text
-from pipeline.storage.source import open_source, read_labels
+from pipeline.storage.source import open_source
 from pipeline.storage.tables import read_table, write_table
 from pipeline.storage.volume import Volume
 
@@ -163,27 +167,11 @@ FRAGMENT_LABELS = Stage(
 
 
 def _contingency(block: Block, run: Run) -> BlockResult:
-    roi = block.write.intersect(run.score_roi)
-    truth = read_labels(run.path("source_labels"), roi)
-    if not truth.any():
-        return BlockResult("empty")
-    table = count_contingency(_fragments(run).read(roi), truth)
-    write_table(run.block_file("contingency", block.index), vars(table))
-    return BlockResult(stats={"pairs": len(table), "voxels": int(table.voxels.sum())})
+    return write_overlap("contingency", block, run.path("source_fragments"), run)
 
 
 def _check_labels(run: Run) -> None:
-    fragments = _fragments(run)
-    path = run.path("source_labels")
-    labels = open_source(path)
-    if labels.dtype.kind not in "iub":
-        raise DtypeError(f"{path}: labels must be integers, got {labels.dtype}")
-    if isinstance(labels, Volume) and labels.channels is not None:
-        raise ShapeError(f"{path}: expected labels (z, y, x), got {labels.channels} channels")
-    if labels.shape != fragments.shape:
-        raise ShapeError(
-            f"{path}: labels of shape {labels.shape}, but the segmentation has {fragments.shape}"
-        )
+    check_truth_labels(run, _fragments(run).shape, "the segmentation")
 
 
 CONTINGENCY = Stage(
@@ -191,11 +179,11 @@ CONTINGENCY = Stage(
     version=1,
     reads=("source_fragments", "source_labels"),
     writes=("contingency",),
-    parameters=lambda run: {"region": run.score_roi.offset + run.score_roi.shape},
+    parameters=scored_labels_parameters,
     grid=_grid,
     create=lambda run: run.path("contingency").mkdir(parents=True),
     check=_check_labels,
-    wanted=lambda block, run: block.write.overlaps(run.score_roi),
+    wanted=holds_scored,
     process=_contingency,
 )
 
@@ -275,9 +263,7 @@ class _VoxelJudge:
     """Scores the table of fragments and dense labels, which it renames in the same way."""
 
     def __init__(self, run: Run) -> None:
-        blocks = sorted(holding_blocks(run, "contingency"))
-        files = (run.block_file("contingency", index) for index in blocks)
-        self.table = sum_contingency(Contingency(**read_table(file)) for file in files)
+        self.table = read_overlap("contingency", run)
         if not len(self.table):
             raise DataError(
                 f"{run.path('source_labels')}: no voxel has a label other than 0 and 2^64 - 1 in "

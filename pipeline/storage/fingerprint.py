@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage.npz import stored_file
+
 
 def digest(value: Any) -> str:
     """A hex digest of anything that JSON can say; the order of keys does not matter."""
@@ -19,11 +21,11 @@ def fingerprint(path: Path) -> str:
     """A digest of a foreign file or folder: path, and each object's name, size and mtime.
 
     Reading every voxel of a terabyte only to know whether it changed would cost more than most
-    stages; a changed file has another size or time.
+    stages; a changed file has another size or time. Of an array in an .npz file it is that file's.
     """
     path = path.resolve()
     entries = hashlib.sha256(str(path).encode())
-    for name, size, mtime_ns in sorted(_objects(path)):
+    for name, size, mtime_ns in sorted(_objects(stored_file(path))):
         entries.update(f"\n{name}\t{size}\t{mtime_ns}".encode())
     return entries.hexdigest()[:32]
 

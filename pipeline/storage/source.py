@@ -1,4 +1,4 @@
-"""Foreign images and labels: TIFF files, folders of TIFF planes, zarr."""
+"""Foreign images and labels: TIFF files, folders of TIFF planes, arrays in .npz files, zarr."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi, Triple, triple
 from pipeline.settings import NmTriple
+from pipeline.storage.npz import archive_of, read_member, stored_file
 from pipeline.storage.volume import Volume
 
 _SUFFIXES = (".tif", ".tiff")
@@ -82,15 +83,20 @@ class TiffSource:
 
 
 def open_source(path: Path) -> ImageSource:
-    """Open a TIFF file, a folder of TIFF planes, or a zarr volume.
+    """Open a TIFF file, a folder of TIFF planes, an array in an .npz file, or a zarr volume.
+
+    An .npz is followed by the name of the array, as in volume.npz/gray; the array is kept in
+    memory.
 
     Raises:
         InputError: nothing there, or of no known kind.
+        DtypeError: an array of an .npz that holds no numbers.
         ShapeError: not three axes, or empty.
     """
-    if not path.exists():
+    stored = stored_file(path)
+    if not stored.exists():
         raise InputError(f"{path}: no such file or folder")
-    stamp = path.stat()
+    stamp = stored.stat()
     return _open(path, stamp.st_mtime_ns, stamp.st_ino)
 
 
@@ -122,10 +128,12 @@ def _natural(file: Path) -> tuple[list[tuple[int, str]], str]:
 
 @lru_cache(maxsize=8)
 def _open(path: Path, _mtime_ns: int, _inode: int) -> ImageSource:
+    if archive_of(path) is not None:
+        return read_member(path)
     if path.is_file():
         if path.suffix.lower() in _SUFFIXES:
             return _open_tiff(path)
-        raise InputError(f"{path}: expected .tif, .tiff, a folder of them, or zarr")
+        raise InputError(f"{path}: expected .tif, .tiff, a folder of them, .npz or zarr")
     planes = tuple(sorted((f for f in path.iterdir() if _is_plane(f)), key=_natural))
     if planes:
         return _open_planes(path, planes)

@@ -1,6 +1,7 @@
 """Reading and writing tracings: SWC files, folders of them, zip archives.
 
-Placing them in a volume is the business of `swc_frame`, whose names are offered here as well.
+Placing them in a volume is the business of `swc_frame`, judging their place that of
+`swc_placement`; their names are offered here as well.
 """
 
 from __future__ import annotations
@@ -21,15 +22,25 @@ from pipeline.errors import InputError
 from pipeline.storage.swc_frame import (
     NM_PER_UNIT,
     SwcOptions,
-    check_placement,
-    suggest_orientation,
     to_voxels,
+)
+from pipeline.storage.swc_placement import (
+    IsForeground,
+    Orientation,
+    Placement,
+    check_placement,
+    judge_placement,
+    suggest_orientation,
 )
 from pipeline.storage.swc_rows import parse_swc
 
 __all__ = [
+    "IsForeground",
+    "Orientation",
+    "Placement",
     "SwcOptions",
     "check_placement",
+    "judge_placement",
     "read_skeletons",
     "suggest_orientation",
     "write_swc",

@@ -420,7 +420,15 @@ def test_negative_labels(axonloom, data, tmp_path):
     labels[3, 4, 5] = -1
     path = save(tmp_path / "labels.zarr", labels)
     done = axonloom("run", config_of(data, tmp_path, input={"labels": str(path)}))
-    failed(done, "targets", "negative", "labels.zarr")
+    refused(done, tmp_path / "run", "negative", "labels.zarr")
+
+
+def test_negative_labels_that_training_alone_reads(axonloom, data, tmp_path):
+    labels = np.zeros(SHAPE, np.int16)
+    labels[3, 4, 5] = -1
+    path = save(tmp_path / "labels.zarr", labels)
+    config = config_of(data, tmp_path, input={"labels": str(path)}, segment={"tune": False})
+    failed(axonloom("run", config), "targets", "negative", "labels.zarr")
 
 
 def test_the_command_as_a_process(data, tmp_path):

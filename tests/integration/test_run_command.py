@@ -271,10 +271,10 @@ def test_scores_of_an_earlier_configuration_are_not_shown(axonloom, inputs, run_
 
 def test_a_network_is_not_used_on_images_made_otherwise(axonloom, inputs, tmp_path):
     from pipeline.learning.checkpoint import save_model
-    from pipeline.learning.model import AffinityUNet
+    from pipeline.learning.model import UNet
     from pipeline.learning.settings import NetworkSettings, TrainSettings
 
-    network = AffinityUNet(NetworkSettings(width=2, levels=2))
+    network = UNet(NetworkSettings(width=2, levels=2))
     save_model(tmp_path / "net", network, TrainSettings(), {}, normalisation="something else")
     given = ["--image", inputs / "image.zarr", "--voxel-size", 1000, 400, 400]
     done = axonloom(

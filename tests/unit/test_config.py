@@ -23,6 +23,22 @@ def test_defaults_are_a_configuration():
         ({"regions": {"train": {"begin": [0, 0, 0], "end": [0, 1, 1]}}}, "begin < end"),
         ({"execution": {"kind": "address"}}, "go together"),
         ({"network": {"width": -1}}, "network.width"),
+        (
+            {"targets": {"ignore_labels": [0, 4], "background_labels": [4, 1]}},
+            r"ignore_labels and background_labels both name \[4\]",
+        ),
+        (
+            {"targets": {"grow_nm": 5, "grow_fraction": 0.5, "grow_threshold": 3}},
+            "exclude each other",
+        ),
+        ({"targets": {"grow_fraction": 0.5}}, "set grow_nm too"),
+        ({"targets": {"grow_threshold": 9}}, "grow_threshold is set, but nothing grows"),
+        ({"targets": {"grow_nm": -1}}, "targets.grow_nm"),
+        ({"targets": {"grow_nm": float("inf")}}, "targets.grow_nm"),
+        ({"targets": {"grow_nm": 5, "grow_fraction": 1.5}}, "targets.grow_fraction"),
+        ({"targets": {"sampled_share": 1.5}}, "targets.sampled_share"),
+        ({"targets": {"sampled_seed": -1}}, "targets.sampled_seed"),
+        ({"targets": {"background": "none"}}, "targets.background"),
         ([], "expected a mapping"),
     ],
 )

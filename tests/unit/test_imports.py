@@ -26,6 +26,7 @@ ALLOWED = {
         *GROUND,
         "pipeline.arrays.skeleton_settings",
         "pipeline.arrays.waterz_process",
+        "pipeline.learning.loss_settings",
         "pipeline.learning.settings",
         "pipeline.storage.atomic",
     ),

@@ -1,18 +1,30 @@
-"""The supervoxel loss in its affinity form: cross entropy, with critical mistakes weighted up.
+"""The supervoxel loss: cross entropy, with critical mistakes weighted up.
 
-    L = (1 - alpha) L0 + alpha * (split_weight * L0(split-critical edges)
-                                  + merge_weight * L0(merge-critical edges))
+    L = (1 - alpha) L0 + alpha * (split_weight * L0(negatively critical elements)
+                                  + merge_weight * L0(positively critical elements))
 
-L0 is the class-balanced binary cross entropy of affinities (`losses.bce`). Critical edges are those
-of `pipeline.learning.critical_edges`: the LINEAR definition (Corollaries 1 to 3 of the paper), on
-labels decoded at affinity 1/2 and on edges proper, sample by sample. They are constants for the
-gradient. The weights are 1 - beta and beta unless the settings name them.
+L0 is the class-balanced cross entropy (`losses.cross_entropy`). Critical elements are constants for
+the gradient, found sample by sample at probability 1/2:
+
+    affinities, critical: edges   those of `pipeline.learning.critical_edges` (LINEAR definition)
+    affinities, critical: voxels  labels decoded, critical voxels carried to edges
+                                  (`pipeline.learning.critical_decoded`), mode as in the settings
+    foreground                    critical voxels of instance labels against the predicted mask
+                                  (`pipeline.learning.critical`); merges of objects that touch
+                                  cannot be seen
+
+The weights are 1 - beta and beta unless the settings name them: beta weights merges, as the paper's
+text has it; its published code has the two the other way round.
 
 Normalisation of the two critical terms, which the paper leaves open:
 
-    image       the sum over critical edges, divided by the batch's valid edges, as L0 itself is
-    component   the mean over each critical component's edges, added up
+    image       the sum over critical elements, divided by the sample's valid ones, as L0 itself is
+    component   the mean over each critical component's elements, added up
     sum         the sum
+
+Logits (B, C, *space); samples are independent. Voxel size has no influence: connectivity counts
+neighbours. alpha = beta = 1/2 as in all experiments of the paper; raise both where images are
+sparse.
 
 Source: Grim, Chandrashekar, Sumbul: "Efficient connectivity-preserving instance segmentation with
 supervoxel-based loss function", Definitions 1 to 4.
@@ -20,55 +32,42 @@ supervoxel-based loss function", Definitions 1 to 4.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.learning.critical_edges import number_critical_edges
-from pipeline.learning.losses.bce import class_weights, edge_bce
-from pipeline.learning.settings import LossSettings
-from pipeline.learning.targets import LossBatch, LossValue
+from pipeline.arrays.labels import IGNORE
+from pipeline.learning.batch import LossBatch, LossValue
+from pipeline.learning.critical import Mode, number_both_signs
+from pipeline.learning.critical_decoded import number_critical_decoded
+from pipeline.learning.critical_edges import critical_edges, number_critical_edges
+from pipeline.learning.loss_settings import SupervoxelSettings
+from pipeline.learning.losses.cross_entropy import element_cross_entropy
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
 
 
-def supervoxel(batch: LossBatch) -> LossValue:
+def supervoxel(batch: LossBatch, settings: SupervoxelSettings) -> LossValue:
     """The loss above; parts are its three terms before they are weighted."""
-    split, merge = critical_numbers(batch)
-    return supervoxel_loss(
-        batch.logits, batch.targets, batch.mask, split, merge, settings=batch.settings
+    each, counted = element_cross_entropy(batch, settings.class_balance_bound)
+    valid = counted.flatten(1).sum(1).clamp(min=1)
+    voxel = (each.flatten(1).sum(1) / valid).mean()
+    splits, merges = (
+        _term(each, marks, valid, settings.normalisation)
+        for marks in critical_elements(batch, settings)
     )
-
-
-def supervoxel_loss(
-    logits: Tensor,
-    targets: Tensor,
-    mask: Tensor,
-    split: NDArray[np.int32],
-    merge: NDArray[np.int32],
-    *,
-    settings: LossSettings,
-) -> LossValue:
-    """The loss for given critical edges.
-
-    Args:
-        logits, targets, mask: (B, 3, Z, Y, X), as in `LossBatch`.
-        split, merge: same shape; 0 or, within each sample, the number of the edge's component.
-
-    A term without critical edges is 0 with gradient 0, and so is all without a valid edge.
-    """
-    weights = class_weights(targets, mask, settings.class_balance_bound)
-    edges = edge_bce(logits, targets, mask, weights)
-    valid = mask.sum().clamp(min=1)
-    voxel = edges.sum() / valid
-    splits, merges = (_term(edges, numbers, valid, settings) for numbers in (split, merge))
     split_weight, merge_weight = sign_weights(settings)
     topology = split_weight * splits + merge_weight * merges
     total = (1.0 - settings.alpha) * voxel + settings.alpha * topology
     terms = {"voxel_loss": voxel, "split_loss": splits, "merge_loss": merges}
-    return LossValue(total, {name: float(term.detach()) for name, term in terms.items()})
+    return LossValue(total, {name: term.detach() for name, term in terms.items()})
 
 
-def sign_weights(settings: LossSettings) -> tuple[float, float]:
+def sign_weights(settings: SupervoxelSettings) -> tuple[float, float]:
     """The weights of splits and of merges: those named, else 1 - beta and beta."""
     split, merge = settings.split_weight, settings.merge_weight
     return (
@@ -77,26 +76,56 @@ def sign_weights(settings: LossSettings) -> tuple[float, float]:
     )
 
 
-def critical_numbers(batch: LossBatch) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Numbers of the split- and merge-critical edges at affinity 1/2, (B, 3, Z, Y, X) each."""
+def critical_elements(
+    batch: LossBatch, settings: SupervoxelSettings
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """For each sample its split- and its merge-critical elements, (C, *space).
+
+    int32 numbers of components (0 elsewhere), or bool where the normalisation asks for no more.
+    """
     positive: NDArray[np.bool_] = (batch.logits.detach() > 0).cpu().numpy()
-    apply = map if batch.pool is None else batch.pool.map
-    found = list(apply(number_critical_edges, batch.labels, positive))
-    return np.stack([split for split, _ in found]), np.stack([merge for _, merge in found])
+    found = batch.map_samples(_finder(batch, settings), batch.labels, positive)
+    return [split for split, _ in found], [merge for _, merge in found]
 
 
-def _term(
-    edges: Tensor, numbers: NDArray[np.int32], valid: Tensor, settings: LossSettings
-) -> Tensor:
-    if settings.normalisation == "component":
-        shares = torch.from_numpy(np.stack([_shares(sample) for sample in numbers]))
-        return (edges * shares.to(edges)).sum()
-    total = (edges * torch.from_numpy(numbers > 0).to(edges.device)).sum()
-    return total / valid if settings.normalisation == "image" else total
+def _finder(batch: LossBatch, settings: SupervoxelSettings) -> Any:
+    """The function of a sample's labels and positive elements."""
+    ways: dict[str, Any] = {"connectivity": settings.connectivity, "mode": settings.mode}
+    if batch.form == "foreground":
+        return partial(_critical_voxels, **ways)
+    if settings.critical == "voxels":
+        return partial(number_critical_decoded, **ways)
+    return number_critical_edges if settings.normalisation == "component" else critical_edges
+
+
+def _critical_voxels(
+    labels: NDArray[np.uint64],
+    positive: NDArray[np.bool_],
+    *,
+    connectivity: int | None,
+    mode: Mode,
+) -> Pair:
+    ignored = labels == IGNORE
+    target = np.where(ignored, np.uint64(0), labels)
+    split, merge = number_both_signs(
+        target, positive[0], connectivity=connectivity, mode=mode, ignore=ignored
+    )
+    return split[None], merge[None]
+
+
+def _term(each: Tensor, marks: list[NDArray[Any]], valid: Tensor, normalisation: str) -> Tensor:
+    """The mean over the samples of one critical term."""
+    sums = []
+    for values, mark in zip(each, marks, strict=True):
+        weights = _shares(mark) if normalisation == "component" else mark != 0
+        chosen = torch.from_numpy(weights).to(values.device)
+        sums.append((values * chosen.to(values.dtype)).sum())
+    total = torch.stack(sums)
+    return (total / valid).mean() if normalisation == "image" else total.mean()
 
 
 def _shares(numbers: NDArray[np.int32]) -> NDArray[np.float32]:
-    """One over the size of each edge's component; 0 outside."""
+    """One over the size of each element's component; 0 outside."""
     sizes = np.bincount(numbers.ravel())
     inverse = (1.0 / np.maximum(sizes, 1)).astype(np.float32)
     inverse[0] = 0.0

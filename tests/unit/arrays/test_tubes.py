@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pipeline.arrays.labels import IGNORE
+from pipeline.arrays.negatives import sampled_tiles
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.tube_kernels import voxel_line
 from pipeline.arrays.tubes import rasterise_tubes, training_targets
@@ -250,6 +251,27 @@ def test_targets_equal_the_reference(seed, shell_nm, negatives):
     assert (targets == 0).any()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_sampled_background_is_known_near_tracings_and_in_some_tiles(share):
+    rng = np.random.default_rng(2)
+    skeletons = [random_skeleton(rng, 3)]
+    roi = Roi((-40, -40, 0), (100, 100, 60))
+    chosen = target_parameters(neighbourhood_nm=2600.0, sampled_share=share, sampled_seed=5)
+    near, assumed, sampled = (
+        training_targets(skeletons, [1], roi, **chosen | {"negatives": kind})
+        for kind in ("near", "assumed", "sampled")
+    )
+    empty = (near == 0) | (sampled_tiles(roi, share, 5) & (assumed == 0))
+    expected = np.where(assumed == 1, 1, np.where(empty, 0, IGNORE))
+    np.testing.assert_array_equal(sampled, expected)
+    np.testing.assert_array_equal(sampled == 1, assumed == 1)
+    if share in (0.0, 1.0):
+        np.testing.assert_array_equal(sampled, near if share == 0.0 else assumed)
+    else:
+        assert (near != sampled).any()
+        assert (assumed != sampled).any()
+
+
 def test_the_shell_has_its_width_in_nanometres_along_each_axis():
     rod = Skeleton("rod", [[6.5, 9.5, -5], [6.5, 9.5, 30]], [[1, 0]])
     chosen = target_parameters(radius_nm=1000.0, shell_nm=1000.0)
@@ -290,7 +312,8 @@ def test_inputs_are_not_changed():
         ([1], {"min_radius_nm": -1.0}, "min_radius_nm must be positive"),
         ([1], {"voxel_size_nm": (1.0, 0.0, 1.0)}, "voxel size must be positive"),
         ([1], {"shell_nm": -1.0}, "must not be negative"),
-        ([1], {"negatives": "all"}, '"near" or "assumed"'),
+        ([1], {"negatives": "all"}, '"near" or "assumed" or "sampled"'),
+        ([1], {"negatives": "sampled", "sampled_share": 1.5}, r"share .* in \[0, 1\], got 1.5"),
     ],
 )
 def test_senseless_arguments_are_refused(ids, changes, message):

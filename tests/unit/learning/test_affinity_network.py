@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.errors import ShapeError
-from pipeline.learning.model import AffinityUNet, initialise, pool_factors, receptive_radius, stride
+from pipeline.learning.model import UNet, initialise, pool_factors, receptive_radius, stride
 from pipeline.learning.settings import NetworkSettings
 
 NETWORKS = {
@@ -18,13 +18,13 @@ NETWORKS = {
 }
 
 
-def network(settings: NetworkSettings, seed: int = 0) -> AffinityUNet:
-    model = AffinityUNet(settings)
+def network(settings: NetworkSettings, seed: int = 0) -> UNet:
+    model = UNet(settings)
     initialise(model, seed)
     return model
 
 
-def reach_along(model: AffinityUNet, axis: int) -> int:
+def reach_along(model: UNet, axis: int) -> int:
     """The largest distance at which an input voxel has influence, by the gradient of outputs."""
     steps = stride(model.settings)
     radius = receptive_radius(model.settings)[axis] + steps[axis]

@@ -8,8 +8,8 @@ import torch
 
 from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DtypeError, ShapeError
-from pipeline.learning.settings import LossSettings
-from pipeline.learning.targets import LossBatch, affinity_targets
+from pipeline.learning.batch import LossBatch
+from pipeline.learning.targets import affinity_targets
 
 BIG = 2**63 + 3
 
@@ -49,4 +49,4 @@ def test_wrong_input_is_refused() -> None:
     with pytest.raises(DtypeError, match="uint64"):
         affinity_targets(np.zeros((1, 2, 2, 2), np.int32))
     with pytest.raises(ShapeError, match="want logits"):
-        LossBatch.of(torch.zeros(1, 3, 2, 2, 2), np.zeros((1, 2, 2, 3), np.uint64), LossSettings())
+        LossBatch.of(torch.zeros(1, 3, 2, 2, 2), np.zeros((1, 2, 2, 3), np.uint64))

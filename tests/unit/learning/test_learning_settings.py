@@ -1,21 +1,22 @@
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from pipeline.learning.loss_settings import LOSS_SETTINGS
 from pipeline.learning.losses import LOSSES
 from pipeline.learning.settings import (
     AugmentSettings,
-    LossName,
-    LossSettings,
     NetworkSettings,
+    PhaseLosses,
     PredictSettings,
     TrainSettings,
 )
 
-ALL = (NetworkSettings, LossSettings, AugmentSettings, TrainSettings, PredictSettings)
+ALL = (
+    *LOSS_SETTINGS.values(), NetworkSettings, PhaseLosses, AugmentSettings, TrainSettings,
+    PredictSettings,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("model", ALL)
@@ -28,7 +29,7 @@ def test_unknown_keys_and_changes_are_refused(model: type[BaseModel]) -> None:
 
 @pytest.mark.parametrize("model", ALL)
 def test_every_field_says_what_it_is(model: type[BaseModel]) -> None:
-    assert all(field.description for field in model.model_fields.values())
+    assert all(f.description for name, f in model.model_fields.items() if name != "name")
 
 
 @pytest.mark.parametrize("model", ALL)
@@ -45,8 +46,10 @@ def test_settings_survive_json(model: type[BaseModel]) -> None:
         (TrainSettings, {"pretrain_steps": 0, "finetune_steps": 0}, "nothing to train"),
         (TrainSettings, {"patch": (8, 8)}, "patch"),
         (TrainSettings, {"learning_rate": float("inf")}, "finite"),
-        (TrainSettings, {"loss": {"finetune": "focal"}}, "supervoxel"),
-        (LossSettings, {"alpha": 1.5}, "less than or equal to 1"),
+        (TrainSettings, {"loss": {"finetune": "fokal"}}, "unknown loss 'fokal': .*supervoxel"),
+        (PhaseLosses, {"finetune": {"name": "dice", "gamma": 2}}, "unknown parameter 'gamma'"),
+        (PhaseLosses, {"finetune": {"gamma": 2}}, "name"),
+        (PhaseLosses, {"finetune": {"name": "supervoxel", "alpha": 2}}, "less than or equal to 1"),
         (PredictSettings, {"tile": (0, 8, 8)}, "greater than 0"),
     ],
 )
@@ -58,4 +61,5 @@ def test_contradictions_are_refused(
 
 
 def test_the_names_of_losses_are_the_table() -> None:
-    assert set(get_args(LossName)) == set(LOSSES)
+    assert list(LOSS_SETTINGS) == list(LOSSES)
+    assert all(known().name == name for name, known in LOSS_SETTINGS.items())

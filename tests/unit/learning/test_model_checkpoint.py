@@ -12,22 +12,20 @@ from pipeline.learning.checkpoint import (
     digest,
     has_model,
     load_model,
-    load_state,
     save_model,
-    save_state,
-    state_facts,
 )
-from pipeline.learning.model import AffinityUNet, initialise
+from pipeline.learning.model import UNet, initialise
 from pipeline.learning.precision import place
 from pipeline.learning.settings import NetworkSettings, TrainSettings
+from pipeline.learning.state import load_state, save_state, state_facts
 
 NETWORK = NetworkSettings(width=2, levels=2)
 TRAINING = TrainSettings()
 CPU = torch.device("cpu")
 
 
-def network(seed: int = 0, settings: NetworkSettings = NETWORK) -> AffinityUNet:
-    model = AffinityUNet(settings)
+def network(seed: int = 0, settings: NetworkSettings = NETWORK) -> UNet:
+    model = UNet(settings)
     initialise(model, seed)
     return place(model, CPU)
 
@@ -142,7 +140,7 @@ def test_an_absent_model_is_named(tmp_path: Path) -> None:
         load_model(tmp_path / "nowhere")
 
 
-Training = tuple[AffinityUNet, torch.optim.AdamW]
+Training = tuple[UNet, torch.optim.AdamW]
 
 
 def trained(steps: int, start: Training | None = None) -> Training:
@@ -161,8 +159,8 @@ def test_a_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
     save_state(tmp_path, model, optimiser, {"step": 3, "note": "x"})
     fresh = network(9)
     again = torch.optim.AdamW(fresh.parameters(), lr=0.1)
-    assert state_facts(tmp_path) == {"step": 3, "note": "x"}
-    load_state(tmp_path, fresh, again)
+    assert state_facts(tmp_path) == {"step": 3, "note": "x", "copies": []}
+    assert load_state(tmp_path, fresh, again) == {}
     expected = trained(2, (model, optimiser))[0].state_dict()
     found = trained(2, (fresh, again))[0].state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from itertools import permutations, product
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ import pytest
 from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi, Triple
-from pipeline.learning.sampling import PatchSampler, index_foreground, reorient, vary_intensity
+from pipeline.learning.sampling import PatchSampler, check_regions, index_foreground
 from pipeline.learning.settings import AugmentSettings, TrainSettings
-from pipeline.learning.targets import affinity_targets
 
-PLAIN = AugmentSettings(flip=False, transpose="none", scale=0, shift=0, gamma=0, noise=0)
+PLAIN = AugmentSettings(flip=False, transpose="none", scale=0, shift=0, gamma=0, noise=0, blur=0)
+DEFORMED = {"deform_fraction": 1, "elastic": 1, "rotation_degrees": 30, "tilt_degrees": 5}
 SHAPE = (20, 30, 40)
 
 
@@ -55,17 +56,45 @@ def origin(image: np.ndarray, shape: Triple = SHAPE) -> Triple:
     return int(z), int(y), int(x)
 
 
-def test_a_batch_is_a_function_of_seed_and_step() -> None:
-    one, two = sampler(volume(), augment={}), sampler(volume(), augment={})
-    expected = [one.batch(step) for step in range(4)]
-    for step in (3, 1, 1, 0, 2):
-        for a, b in zip(two.batch(step), expected[step], strict=True):
-            np.testing.assert_array_equal(a, b)
-    other = sampler(volume(), augment={}, seed=1).batch(0)
-    assert not np.array_equal(other[0], expected[0][0])
-    for step, images, labels in one.batches(1, 4):
-        np.testing.assert_array_equal(images, expected[step][0])
-        np.testing.assert_array_equal(labels, expected[step][1])
+def same(one: tuple[np.ndarray, ...], two: tuple[np.ndarray, ...]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_a_sample_is_a_function_of_seed_step_and_index() -> None:
+    augment = DEFORMED | {"zoom": 0.1, "missing_sections": 0.2, "blur_fraction": 1}
+    one, two = sampler(volume(), augment=augment), sampler(volume(), augment=augment)
+    places = [(step, index) for step in range(3) for index in range(3)]
+    expected = {place: one.sample(*place) for place in places}
+    for place in (*reversed(places), *places[3:6], places[3]):
+        assert same(two.sample(*place), expected[place])
+    other = sampler(volume(), augment=augment, seed=1).sample(0, 0)
+    assert not any(same(other, found) for found in expected.values())
+    images = [image.tobytes() for image, _ in expected.values()]
+    assert len(set(images)) == len(places), "steps and indices differ"
+
+
+def test_a_larger_batch_begins_with_the_smaller_one() -> None:
+    small, large = sampler(volume(), augment={}), sampler(volume(), augment={}, batch=5)
+    for step in range(3):
+        images, labels = large.batch(step)
+        assert same(small.batch(step), (images[:2], labels[:2]))
+        for index in range(5):
+            assert same(large.sample(step, index), (images[index, 0], labels[index]))
+
+
+def test_threads_draw_what_one_thread_draws() -> None:
+    drawn = sampler(volume(), augment=DEFORMED)
+    expected = [drawn.sample(step, 0) for step in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda step: drawn.sample(step, 0), range(24)))
+    assert all(map(same, found, expected))
+
+
+def test_the_light_moves_no_patch() -> None:
+    one, two = sampler(volume()), sampler(volume(), augment=PLAIN.model_copy(update={"noise": 1.0}))
+    for step in range(5):
+        np.testing.assert_array_equal(one.sample(step, 0)[1], two.sample(step, 0)[1])
+        assert not np.array_equal(one.sample(step, 0)[0], two.sample(step, 0)[0])
 
 
 def test_shapes_and_types() -> None:
@@ -81,6 +110,43 @@ def test_image_and_labels_come_from_one_place() -> None:
         roi = Roi(origin(image), (4, 6, 8))
         np.testing.assert_array_equal(image, source.image(roi))
         np.testing.assert_array_equal(patch, source.labels(roi))
+
+
+def test_a_place_is_where_the_sample_comes_from() -> None:
+    first, second = volume(), volume()
+    regions = [(source, Roi((0, 0, 0), SHAPE)) for source in (first, second)]
+    second.picture += first.picture.size
+    settings = TrainSettings(patch=(4, 6, 8), augment=PLAIN, foreground_fraction=0.5)
+    drawn = PatchSampler(regions, index_foreground(regions), settings)
+    found = set()
+    for step in range(20):
+        number, box = drawn.place(step, 1)
+        image, labels = drawn.sample(step, 1)
+        np.testing.assert_array_equal(image, regions[number][0].image(box))
+        np.testing.assert_array_equal(labels, regions[number][0].labels(box))
+        found.add(number)
+    assert found == {0, 1}
+
+
+def test_a_place_has_the_axes_of_the_volume() -> None:
+    drawn = sampler(volume(), augment=PLAIN.model_copy(update={"transpose": "zyx"}))
+    shapes = {drawn.place(step, 0)[1].shape for step in range(60)}
+    assert len(shapes) == 6
+    assert all(sorted(shape) == [4, 6, 8] for shape in shapes)
+
+
+def test_regions_count_by_objects_and_by_size() -> None:
+    """Foreground: three objects against one. Anywhere: 1000 voxels against 9000."""
+    many, one = Arrays(np.zeros((10, 10, 10), np.uint64)), Arrays(np.zeros((10, 30, 30), np.uint64))
+    many.held[2, 2, 2], many.held[5, 5, 5], many.held[8, 8, 8] = 1, 2, 3
+    one.held[:, 5:25, 5:25] = 1
+    regions = [(source, Roi((0, 0, 0), source.shape)) for source in (many, one)]
+    index = index_foreground(regions)
+    for fraction, expected in ((1.0, 0.75), (0.0, 0.1)):
+        settings = TrainSettings(patch=(4, 4, 4), foreground_fraction=fraction)
+        drawn = PatchSampler(regions, index, settings)
+        share = np.mean([drawn.place(step, 0)[0] == 0 for step in range(400)])
+        assert abs(share - expected) < 0.06
 
 
 def test_foreground_patches_are_centred_and_labels_balanced() -> None:
@@ -123,12 +189,25 @@ def test_larger_patches_are_refused_with_both_shapes() -> None:
     moved = [(source, Roi((1, 0, 0), SHAPE))]
     with pytest.raises(InputError, match="leaves its volume"):
         PatchSampler(moved, index, TrainSettings(patch=(4, 4, 4)))
+    with pytest.raises(InputError, match="leaves its volume"):
+        check_regions(moved, TrainSettings(patch=(4, 4, 4)))
 
 
-@pytest.mark.parametrize("value", [0, IGNORE])
-def test_no_foreground_is_refused(value: int) -> None:
-    with pytest.raises(InputError, match="no labelled voxel"):
-        sampler(Arrays(np.full(SHAPE, value, np.uint64)))
+@pytest.mark.parametrize("size", [(1.0, 1.0), (0.0, 1.0, 1.0), (1.0, float("nan"), 1.0)])
+def test_voxel_sizes_are_three_positive_numbers(size: tuple[float, ...]) -> None:
+    regions = [(volume(), Roi((0, 0, 0), SHAPE))]
+    with pytest.raises(InputError, match="positive voxel size"):
+        PatchSampler(regions, index_foreground(regions), TrainSettings(patch=(4, 4, 4)),
+                     voxel_size=size)  # fmt: skip
+
+
+def test_no_foreground_is_refused_with_what_was_found() -> None:
+    labels = np.zeros(SHAPE, np.uint64)
+    labels[:, :, :10] = IGNORE
+    message = r"\[0:20, 0:30, 0:40\].*24000 voxels 18000 are background .* 6000 ignored"
+    with pytest.raises(InputError, match=message) as caught:
+        sampler(Arrays(labels))
+    assert "targets.background_labels" in str(caught.value)
 
 
 def test_no_regions_are_refused() -> None:
@@ -160,24 +239,6 @@ def test_two_regions_with_one_label_are_two_groups() -> None:
     assert index.voxels[: index.starts[1], 0].max() < 4 <= index.voxels[index.starts[1] :, 0].min()
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-@pytest.mark.parametrize("mirror", [(False, True, False), (True, True, True)])
-def test_geometry_commutes_with_affinities(order: Triple, mirror: tuple[bool, ...]) -> None:
-    """Edges of the changed labels are the changed edges: mirroring moves them by one voxel."""
-    labels = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint64)
-    changed = reorient(labels, order, np.array(mirror))
-    found = affinity_targets(changed[None])[0][0].numpy()
-    edges = affinity_targets(labels[None])[0][0].numpy()
-    for axis in range(3):
-        expected = edges[order[axis]].transpose(order)
-        for direction in range(3):
-            if mirror[direction]:
-                expected = np.flip(expected, direction)
-        if mirror[axis]:
-            expected = np.roll(expected, 1, axis)
-        np.testing.assert_array_equal(found[axis], expected)
-
-
 def test_transposing_all_axes_keeps_the_patch_shape() -> None:
     drawn = sampler(volume(), augment={"transpose": "zyx"})
     seen = {tuple(np.sign(np.diff(drawn.batch(s)[0][0, 0, :2, :2, :2].ravel()))) for s in range(30)}
@@ -185,17 +246,73 @@ def test_transposing_all_axes_keeps_the_patch_shape() -> None:
     assert len(seen) > 3
 
 
-def test_intensity_changes_and_labels_do_not() -> None:
-    random = np.random.default_rng(0)
-    image = np.linspace(-1, 1, 27, dtype=np.float32).reshape(3, 3, 3)
-    settings = AugmentSettings(noise=0)
-    varied = vary_intensity(image, random, settings)
-    assert varied.dtype == np.float32
-    assert (np.diff(varied.ravel()) > 0).all()  # gain and gamma keep the order
-    assert not np.allclose(varied, image)
-    np.testing.assert_array_equal(vary_intensity(image, random, PLAIN), image)
-    noisy = vary_intensity(image, random, PLAIN.model_copy(update={"noise": 0.5}))
-    assert 0 < np.abs(noisy - image).mean() < 1
+def test_place_and_light_are_drawn_independently() -> None:
+    """Mirrored along an axis or not, strongly blurred or not: all four occur often."""
+    augment = PLAIN.model_copy(update={"flip": True, "blur": 2.0, "blur_fraction": 1.0})
+    source = volume()
+    drawn = sampler(source, augment=augment)
+    mirrored, change = [], []
+    for step in range(60):
+        image, _ = drawn.sample(step, 0)
+        before = source.image(drawn.place(step, 0)[1])
+        mirrored.append(
+            (image[0].mean() > image[-1].mean(), image[:, 0].mean() > image[:, -1].mean())
+        )
+        change.append(np.ptp(before) - np.ptp(image))  # a blur draws the corners of a ramp inwards
+    strong = np.array(change) > np.median(change)
+    for axis in np.array(mirrored).T:
+        counts = [int((strong == a)[axis == b].sum()) for a in (0, 1) for b in (0, 1)]
+        assert min(counts) > 6
+
+
+class Recording(Arrays):
+    """Notes what is read."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        super().__init__(labels)
+        self.read: list[Roi] = []
+
+    def image(self, roi: Roi) -> np.ndarray:
+        self.read.append(roi)
+        return super().image(roi)
+
+
+def test_deformed_patches_read_no_voxel_outside_their_region() -> None:
+    source, region = Recording(np.ones(SHAPE, np.uint64)), Roi((3, 4, 5), (9, 20, 30))
+    drawn = sampler(source, region, augment=DEFORMED | {"zoom": 0.2}, foreground_fraction=0.0)
+    ignored = 0
+    for step in range(30):
+        ignored += int((drawn.sample(step, 0)[1] == IGNORE).sum())
+    assert all(region.contains(roi) for roi in source.read)
+    assert any(roi.shape > (4, 6, 8) for roi in source.read)
+    assert ignored, "what lies outside is not known"
+
+
+def test_a_deformed_patch_inside_its_region_has_no_padding() -> None:
+    source = Recording(np.ones((60, 60, 60), np.uint64))
+    source.held[:20], source.held[40:] = 0, 0
+    source.held[20:40, :20], source.held[20:40, 40:] = 0, 0
+    source.held[20:40, 20:40, :20], source.held[20:40, 20:40, 40:] = 0, 0
+    drawn = sampler(source, patch=(16, 16, 16), augment=DEFORMED)
+    for step in range(10):
+        assert IGNORE not in drawn.sample(step, 0)[1]
+
+
+@pytest.mark.parametrize("transpose", ["yx", "zyx"])
+def test_planes_stay_in_their_plane(transpose: str) -> None:
+    """A patch of one plane: nothing comes from another, whatever is asked for."""
+    labels = np.ones(SHAPE, np.uint64)
+    source = Recording(labels)
+    augment = DEFORMED | {
+        "transpose": transpose, "zoom": 0.2, "missing_sections": 1, "low_contrast_sections": 1,
+        "blur_fraction": 1, "noise": 0,
+    }  # fmt: skip
+    drawn = sampler(source, patch=(1, 12, 12), augment=augment, foreground_fraction=0.0)
+    for step in range(30):
+        image, found = drawn.sample(step, 0)
+        assert image.shape == found.shape == (1, 12, 12)
+        assert image.std() > 0, "no plane is lost"
+        assert 1 in source.read[-1].shape
 
 
 class Broken(Arrays):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,14 @@ import torch
 
 from pipeline.errors import DataError, InputError, ShapeError
 from pipeline.geometry import BlockGrid, Roi, Triple
-from pipeline.learning.checkpoint import save_model
-from pipeline.learning.inference import Predictor, lattice_tiles, predict_roi
-from pipeline.learning.model import AffinityUNet, initialise
+from pipeline.learning.checkpoint import load_model, save_model
+from pipeline.learning.inference import (
+    Predictor,
+    lattice_tiles,
+    predict_probability,
+    predict_roi,
+)
+from pipeline.learning.model import UNet, initialise
 from pipeline.learning.settings import NetworkSettings, PredictSettings, TrainSettings
 
 NETWORK = NetworkSettings(width=4, levels=2)
@@ -27,7 +33,7 @@ def read(roi: Roi) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = AffinityUNet(NETWORK)
+    model = UNet(NETWORK)
     initialise(model, 1)
     with torch.no_grad():
         model.head.weight.mul_(40.0)  # affinities over the whole range
@@ -164,3 +170,106 @@ def test_boxes_and_readers_that_do_not_fit(predictor: Predictor) -> None:
 def test_lattice_is_anchored_at_the_origin() -> None:
     tiles = lattice_tiles(Roi((7, 12, 0), (2, 12, 1)), (8, 12, 16))
     assert tiles == [Roi((0, 12, 0), (8, 12, 16)), Roi((8, 12, 0), (8, 12, 16))]
+
+
+# --- networks of foreground, and of two dimensions
+
+
+def save_network(directory: Path, seed: int = 1, **settings: Any) -> Path:
+    model = UNet(NetworkSettings(width=4, levels=2, **settings))
+    initialise(model, seed)
+    with torch.no_grad():
+        model.head.weight.mul_(40.0)
+    save_model(directory, model, TrainSettings(), {}, normalisation="none")
+    return directory
+
+
+FLAT: dict[str, Any] = {"dimensions": 2, "kernel": (1, 3, 3), "pool": ((1, 2, 2),)}
+
+
+@pytest.fixture(scope="module")
+def foreground(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    folder = save_network(tmp_path_factory.mktemp("foreground"), output="foreground")
+    return Predictor.load(folder, SETTINGS)
+
+
+def weaker_of_two(probability: np.ndarray, axes: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
+    """The definition, voxel by voxel."""
+    found = np.zeros((3, *probability.shape), probability.dtype)
+    for axis in axes:
+        for voxel in np.ndindex(probability.shape):
+            if voxel[axis]:
+                before = tuple(v - (a == axis) for a, v in enumerate(voxel))
+                found[(axis, *voxel)] = min(probability[voxel], probability[before])
+    return found
+
+
+def test_edges_of_foreground_are_the_weaker_of_two_voxels(foreground: Predictor) -> None:
+    quantised = predict_probability(foreground, read, SHAPE, WHOLE, quantised=True)
+    exact = predict_probability(foreground, read, SHAPE, WHOLE)
+    assert (quantised.shape, quantised.dtype, exact.dtype) == (SHAPE, np.uint8, np.float32)
+    np.testing.assert_array_equal(quantised, np.rint(exact.astype(np.float64) * 255))
+    found = predict_roi(foreground, read, SHAPE, WHOLE)
+    assert (found.dtype, found.std() > 20) == (np.uint8, True)
+    np.testing.assert_array_equal(found, weaker_of_two(quantised))
+
+
+@pytest.mark.parametrize("block", [(8, 12, 16), (7, 11, 13), (21, 5, 37), (1, 1, 37)])
+def test_blocks_of_foreground_do_not_show(foreground: Predictor, block: Triple) -> None:
+    whole = predict_roi(foreground, read, SHAPE, WHOLE)
+    probability = predict_probability(foreground, read, SHAPE, WHOLE)
+    for cell in BlockGrid(WHOLE, block):
+        found = predict_roi(foreground, read, SHAPE, cell.write)
+        np.testing.assert_array_equal(found, whole[(slice(None), *cell.write.slices)])
+        part = predict_probability(foreground, read, SHAPE, cell.write)
+        np.testing.assert_array_equal(part, probability[cell.write.slices])
+
+
+def test_unwanted_tiles_of_foreground_are_zero_in_every_block(foreground: Predictor) -> None:
+    def wanted(tile: Roi) -> bool:
+        return sum(tile.offset) % 8 == 0
+
+    probability = predict_probability(foreground, read, SHAPE, WHOLE, wanted=wanted, quantised=True)
+    assert (probability == 0).any()
+    assert probability.any()
+    whole = weaker_of_two(probability)
+    for cell in BlockGrid(WHOLE, (7, 11, 13)):
+        found = predict_roi(foreground, read, SHAPE, cell.write, wanted=wanted)
+        np.testing.assert_array_equal(found, whole[(slice(None), *cell.write.slices)])
+
+
+def test_affinities_are_no_probability_of_foreground(predictor: Predictor) -> None:
+    with pytest.raises(InputError, match=r"network.output: foreground"):
+        predict_probability(predictor, read, SHAPE, WHOLE)
+
+
+@pytest.mark.parametrize("output", ["affinities", "foreground"])
+def test_planes_do_not_see_each_other(tmp_path: Path, output: str) -> None:
+    predictor = Predictor.load(save_network(tmp_path / "flat", output=output, **FLAT), SETTINGS)
+    found = predict_roi(predictor, read, SHAPE, WHOLE)
+    assert not found[0].any()
+    assert found[1, :, 1:].any()
+    assert found[2, :, :, 1:].any()
+    assert not found[1, :, 0].any()
+    assert not found[2, :, :, 0].any()
+    other = IMAGE.copy()
+    other[:10] = 0
+    changed = predict_roi(predictor, lambda roi: other[roi.slices], SHAPE, WHOLE)
+    np.testing.assert_array_equal(changed[:, 10:], found[:, 10:])
+    assert (changed[:, :10] != found[:, :10]).any()
+    boxes = []
+
+    def record(roi: Roi) -> np.ndarray:
+        boxes.append(roi)
+        return read(roi)
+
+    predict_roi(predictor, record, SHAPE, Roi((8, 12, 16), (8, 12, 16)))
+    # No plane of context; foreground needs the tiles before this one, along y and x.
+    assert (boxes[0].offset[0], boxes[0].shape[0]) == (8, 8)
+
+
+def test_a_network_in_memory_predicts_as_one_from_disk(
+    predictor: Predictor, whole: np.ndarray, model_directory: Path
+) -> None:
+    again = Predictor.of(load_model(model_directory).model, SETTINGS)
+    np.testing.assert_array_equal(predict_roi(again, read, SHAPE, WHOLE), whole)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.errors import DataError, InputError, OutputExistsError
 from pipeline.geometry import Roi, Triple
-from pipeline.learning.settings import NetworkSettings, TrainSettings
+from pipeline.learning.checkpoint import load_model
+from pipeline.learning.settings import AugmentSettings, NetworkSettings, TrainSettings
+from pipeline.learning.state import state_facts
 from pipeline.learning.train import learning_rate, train
+from pipeline.learning.training import Training
 
 NETWORK = NetworkSettings(width=2, levels=2)
 SETTINGS = TrainSettings(
@@ -27,6 +32,7 @@ SETTINGS = TrainSettings(
     warmup_steps=2,
     checkpoint_every_steps=3,
     threads=1,
+    tensorboard=False,
 )
 FILES = ("model.safetensors", "model.json", "log.jsonl")
 
@@ -81,9 +87,10 @@ def test_the_log_tells_each_step_and_no_time(undisturbed: Path) -> None:
     records = [json.loads(line) for line in (undisturbed / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == list(range(9))
     assert [r["phase"] for r in records] == ["pretrain"] * 5 + ["finetune"] * 4
-    names = "step phase loss lr voxel_loss split_loss merge_loss gradient_norm"
-    assert all(list(r) == names.split() for r in records)
-    assert all(r["split_loss"] is None for r in records[:5])
+    before, after = "step phase loss lr voxel_loss", "gradient_norm"
+    assert all(list(r) == f"{before} {after}".split() for r in records[:5])
+    names = f"{before} split_loss merge_loss {after}".split()
+    assert all(sorted(r) == sorted(names) for r in records[5:])
     assert any(r["split_loss"] + r["merge_loss"] > 0 for r in records[5:])
 
 
@@ -183,6 +190,129 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_state(tmp_path: 
         train(settings, NETWORK, regions(), tmp_path)
     assert (tmp_path / "state.safetensors").exists()
     assert not (tmp_path / "model.json").exists()
+
+
+def test_the_samples_of_a_bad_step_are_named(tmp_path: Path) -> None:
+    class Bright(Rods):
+        def image(self, roi: Roi) -> np.ndarray:
+            return np.full(roi.shape, 3e38, np.float32)
+
+    plain = AugmentSettings(
+        deform_fraction=0, scale=0, shift=0, gamma=0, noise=0, blur=0, blur_fraction=0
+    )
+    settings = SETTINGS.model_copy(update={"precision": "fp32", "augment": plain})
+    with pytest.raises(DataError, match=r"training step 0 .*sample 0: volume 0, \[.*sample 1: vol"):
+        train(settings, NETWORK, regions(Bright()), tmp_path)
+    assert not (tmp_path / "state.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"checkpoint_every_steps": 1})
+
+    def spoil(self: Training) -> None:
+        if self.step == 3:
+            with torch.no_grad():
+                self.model.head.bias.fill_(float("nan"))
+        counted(self)
+
+    counted = Training.count_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "count_step", spoil)
+        with pytest.raises(DataError, match=r"after training step 3 weights of head.bias"):
+            train(settings, NETWORK, regions(), tmp_path)
+    facts = state_facts(tmp_path)
+    assert facts is not None
+    assert facts["step"] == 3
+
+
+MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("not enough memory: you tried to allocate 9 bytes"),
+    MemoryError("Unable to allocate 3 TiB"),
+]
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=lambda error: type(error).__name__)
+def test_too_little_memory_says_what_to_lower(error: Exception, tmp_path: Path) -> None:
+    def exhaust(_record: dict[str, object]) -> None:
+        raise error
+
+    message = r"lower train.patch \(now \(8, 8, 8\)\), train.batch \(now 2, .*width \(now 2\)"
+    with pytest.raises(InputError, match=message):
+        train(SETTINGS, NETWORK, regions(), tmp_path, exhaust)
+
+
+def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
+    def fail(_record: dict[str, object]) -> None:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        train(SETTINGS, NETWORK, regions(), tmp_path, fail)
+
+
+def test_times_are_told_apart_from_the_result(tmp_path: Path) -> None:
+    told = []
+    train(SETTINGS, NETWORK, regions(), tmp_path, told.append)
+    assert all(record["seconds"] > 0 <= record["wait_seconds"] for record in told)
+    facts = json.loads((tmp_path / "timing.json").read_text())
+    assert (facts["device"], facts["threads"], facts["processes"]) == ("cpu", 1, 1)
+    for phase, steps in (("pretrain", 5), ("finetune", 4)):
+        found = facts["phases"][phase]
+        assert found["steps"] == steps
+        seconds = [record["seconds"] for record in told if record["phase"] == phase]
+        assert found["mean_seconds_per_step"] == pytest.approx(np.mean(seconds))
+        assert found["median_seconds_per_step"] == pytest.approx(np.median(seconds))
+        waits = [record["wait_seconds"] for record in told if record["phase"] == phase]
+        assert found["data_wait_seconds"] == pytest.approx(sum(waits))
+
+
+def test_settings_without_effect_may_change_between_starts(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InterruptionError):
+        train(SETTINGS, NETWORK, regions(), tmp_path, stop_at(4))
+    others = {"checkpoint_every_steps": 2, "loader_threads": 3, "tensorboard": True}
+    train(SETTINGS.model_copy(update=others), NETWORK, regions(), tmp_path)
+    for name in ("model.safetensors", "log.jsonl"):
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_without_a_mean_the_last_weights_are_the_model(tmp_path: Path) -> None:
+    """With a decay of 0 the network that is saved is the one that was trained."""
+    settings = SETTINGS.model_copy(update={"ema": 0.0})
+    kept = {}
+    counted = Training.count_step
+
+    def keep(self: Training) -> None:
+        counted(self)
+        kept.update({n: p.detach().clone() for n, p in self.model.named_parameters()})
+
+    for name, ema in (("last", 0.0), ("mean", 0.9)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Training, "count_step", keep)
+            settings = SETTINGS.model_copy(update={"ema": ema})
+            train(settings, NETWORK, regions(), tmp_path / name)
+        saved = dict(load_model(tmp_path / name).model.named_parameters())
+        equal = all(torch.equal(saved[n], kept[n]) for n in kept)
+        assert equal == (ema == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_network_learns_the_same_and_resumes(undisturbed: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"compile": True})
+    train(settings, NETWORK, regions(), tmp_path / "a")
+    with pytest.raises(InterruptionError):
+        train(settings, NETWORK, regions(), tmp_path / "b", stop_at(7))
+    train(settings, NETWORK, regions(), tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "a", undisturbed)
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
 
 
 def test_patches_that_do_not_suit_the_network(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pipeline.arrays.skeleton import Skeleton
 from pipeline.geometry import Roi
 from pipeline.report.facts import (
     InputFacts,
+    LabelScoreFacts,
     LevelFacts,
     LineSet,
     OutputFile,
@@ -371,3 +372,25 @@ def test_the_levels_of_the_agglomeration_are_told():
     assert "Agglomeration, level by level" in html
     assert ">25.0<" in html
     assert "level by level" not in full_html()
+
+
+def test_scores_against_labels_stand_beside_the_reference():
+    found = LabelScoreFacts(
+        {"voi": 1.25, "voi_split": 0.5, "voi_merge": 0.75, "ari": 0.5, "voxels": 1234},
+        {"voi": 1.5, "ari": 0.75},
+        {"voi": "in <bits>"},
+        "voxels [80:120]",
+    )
+    text = Page(render_report(ReportData("a", label_scores=found))).text
+    assert "Scored on voxels [80:120]" in text
+    assert "VOI bits, split + merge 1.250 1.500 \N{MINUS SIGN}0.250 better" in text
+    assert (
+        "Adjusted Rand index 1 is best, chance is 0 0.500 0.750 \N{MINUS SIGN}0.250 worse" in text
+    )
+    assert "Labelled voxels 1,234" in text
+    assert "in <bits>" in text
+    assert "neither tracings nor dense labels" not in text
+    assert "neither tracings nor dense labels" in Page(render_report(ReportData("a"))).text
+    none = LabelScoreFacts(None, scored_on="voxels [0:1]")
+    text = Page(render_report(ReportData("a", label_scores=none))).text
+    assert "No labelled voxel in voxels [0:1]: the labels score nothing." in text

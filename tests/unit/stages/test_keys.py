@@ -17,30 +17,35 @@ SHAPE = (64, 96, 160)
 SWC = "1 2 5 5 5 1 -1\n2 2 25 25 25 1 1\n"
 
 ALL = {stage.name for stage in STAGES}
+# The segmentation to compare with depends on nothing that the run does.
+MADE = ALL - {"reference_overlap"}
 SKELETONS = {"skeletonize", "join", "proofread"}
-LABELLED = SKELETONS | {"node_labels", "evaluate", "export", "project"}
+AGAINST_LABELS = {"label_overlap", "label_scores"}
+LABELLED = SKELETONS | AGAINST_LABELS | {"node_labels", "evaluate", "export", "project"}
 COLLECTED = LABELLED | {"collect", "relabel"}
 MERGED = COLLECTED | {"agglomerate"}
 SEGMENTED = MERGED | {"fragments", "stitch", "edges"}
 TUNED = SEGMENTED | {"tune", "baseline"}
+TRACED = TUNED | {"placement"}
 PREDICTED = TUNED | {"predict"}
 TRAINED = PREDICTED | {"train"}
 TARGETED = TRAINED | {"targets"}
-NORMALISED = TRAINED | {"statistics"}
+NORMALISED = TRAINED | {"statistics", "placement"}
 SCORED = {"node_labels", "baseline", "evaluate"}
+COMPARED = {"reference_overlap", "label_scores"}
 NONE: set[str] = set()
 
 # Each parameter of the configuration, another value, and the stages whose keys must change.
 TABLE: dict[str, tuple[Any, set[str]]] = {
     "name": ("another", NONE),
     "run_dir": ("elsewhere", NONE),
-    "input.voxel_size_nm": ([900, 400, 400], ALL),
-    # Tracings are scored and tuned on; labels are trained on.
+    "input.voxel_size_nm": ([900, 400, 400], MADE),
+    # Tracings are scored and tuned on; labels are trained on and scored.
     "input.require_chunks": (True, SEGMENTED),
-    "input.swc.axes": ("zyx", TUNED),
-    "input.swc.unit": ("um", TUNED),
-    "input.swc.offset": ([0, 0, 1], TUNED),
-    "input.swc.flip": (["x"], TUNED),
+    "input.swc.axes": ("zyx", TRACED),
+    "input.swc.unit": ("um", TRACED),
+    "input.swc.offset": ([0, 0, 1], TRACED),
+    "input.swc.flip": (["x"], TRACED),
     # Read by `axonloom sweep` alone, whose stages have tests of their own.
     "input.fragments": ("fragments.zarr", NONE),
     "input.history": ("history.arrow", NONE),
@@ -49,10 +54,12 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "phantom.seed": (2, NONE),
     "regions.train.begin": ([0, 0, 8], TARGETED),
     "regions.train.end": ([32, 32, 24], TARGETED),
-    "regions.score.begin": ([0, 0, 8], SCORED),
-    "regions.score.end": ([32, 32, 24], SCORED),
-    "ingest.block": ([32, 32, 32], ALL),
-    "ingest.chunk": ([16, 16, 16], ALL),
+    "regions.validation.begin": ([0, 0, 8], TUNED),
+    "regions.validation.end": ([32, 32, 24], TUNED),
+    "regions.score.begin": ([0, 0, 8], SCORED | AGAINST_LABELS | COMPARED),
+    "regions.score.end": ([32, 32, 24], SCORED | AGAINST_LABELS | COMPARED),
+    "ingest.block": ([32, 32, 32], MADE),
+    "ingest.chunk": ([16, 16, 16], MADE),
     "ingest.levels": (0, {"pyramid"}),
     "ingest.low_percentile": (2.0, NORMALISED),
     "ingest.high_percentile": (98.0, NORMALISED),
@@ -64,6 +71,14 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "targets.shell_nm": (100.0, NONE),
     "targets.background": ("near", NONE),
     "targets.neighbourhood_nm": (100.0, NONE),
+    "targets.grow_nm": (100.0, NONE),
+    "targets.grow_fraction": (0.4, NONE),
+    "targets.grow_threshold": (9.0, NONE),
+    "targets.sampled_share": (0.4, NONE),
+    "targets.sampled_seed": (9, NONE),
+    "targets.ignore_labels": ([0, 3], TARGETED | COMPARED),
+    "targets.plane_components": (True, TARGETED | COMPARED),
+    "targets.background_labels": ([1], TARGETED | COMPARED),
     "predict_block": ([64, 64, 64], PREDICTED),
     "segment.block": ([16, 16, 16], SEGMENTED | {"baseline"}),
     "segment.group": ([16, 16, 16], MERGED),
@@ -91,10 +106,22 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "execution.address": ("tcp://host:8786", NONE),
     "execution.tries": (7, NONE),
     "train.checkpoint_every_steps": (7, NONE),
+    "train.loader_threads": (7, NONE),
+    "train.tensorboard": (False, NONE),
+}
+# What these settings refine must be on.
+GROWN, SAMPLED = {"grow_nm": 50.0}, {"background": "sampled"}
+NEEDED = {
+    "targets.grow_fraction": GROWN,
+    "targets.grow_threshold": GROWN,
+    "targets.sampled_share": SAMPLED,
+    "targets.sampled_seed": SAMPLED,
 }
 # Sections of settings that all reach the same stages.
 SECTIONS = {
     "phantom.": NONE,
+    # Read by `axonloom compare-losses` alone, whose stages have tests of their own.
+    "comparison.": NONE,
     "network.": TRAINED,
     "train.": TRAINED,
     "predict.": PREDICTED,
@@ -102,17 +129,26 @@ SECTIONS = {
 }
 # Foreign paths, tested by their files.
 INPUTS = {
-    "input.image": ALL,
-    "input.labels": TARGETED,
-    "input.skeletons": TUNED,
+    "input.image": MADE,
+    "input.labels": TARGETED | COMPARED,
+    "input.skeletons": TRACED,
+    "evaluate.compare_segments": COMPARED,
 }
-REPLACING = {"input.checkpoint", "input.affinities", "input.segments"}
+FILES = {
+    "input.image": "image.zarr",
+    "input.labels": "labels.zarr",
+    "input.skeletons": "swc",
+    "evaluate.compare_segments": "other.zarr",
+}
+REPLACING = {"input.checkpoint", "input.start_from", "input.affinities", "input.segments"}
+# Needs another run: see test_training_volumes.
+OTHER_RUNS = {"input.training_runs"}
 
 
 @pytest.fixture
 def volumes(tmp_path):
     rng = np.random.default_rng(0)
-    for name, dtype in (("image", np.uint16), ("labels", np.uint32)):
+    for name, dtype in (("image", np.uint16), ("labels", np.uint32), ("other", np.uint32)):
         array = zarr.create_array(tmp_path / f"{name}.zarr", shape=SHAPE, dtype=dtype)
         array[:] = rng.integers(0, 9, SHAPE)
     (tmp_path / "swc").mkdir()
@@ -133,9 +169,11 @@ def values(volumes):
         "phantom": {"shape": [32, 32, 32], "neurons": 1},
         "regions": {
             "train": {"begin": [0, 0, 0], "end": [32, 32, 32]},
+            "validation": {"begin": [0, 0, 0], "end": [32, 32, 32]},
             "score": {"begin": [0, 0, 0], "end": [32, 32, 32]},
         },
         "ingest": {"chunk": [32, 32, 32], "block": [64, 64, 64]},
+        "evaluate": {"compare_segments": str(volumes / "other.zarr")},
     }
 
 
@@ -172,7 +210,7 @@ def test_the_plan_has_every_stage(values):
 
 
 def test_no_parameter_is_forgotten():
-    known = {*TABLE, *INPUTS, *REPLACING}
+    known = {*TABLE, *INPUTS, *REPLACING, *OTHER_RUNS}
     for path in leaves(RunConfig):
         assert path in known or any(path.startswith(section) for section in SECTIONS), (
             f"{path}: say here which stages depend on it"
@@ -188,10 +226,13 @@ def test_a_parameter_reaches_what_depends_on_it(values, path):
         after["execution"] |= {"kind": kind} if kind else {}
     if path == "segment.scoring":
         after["segment"]["engine"] = "waterz"
+    if path in NEEDED:
+        after["targets"] |= NEEDED[path]
     assert changes(keys_of(values), keys_of(after)) == expected
 
 
 OTHER_SECTIONS = {
+    "comparison.window": [8, 8, 8],
     "network.width": 4,
     "network.levels": 2,
     "network.kernel": [1, 3, 3],
@@ -202,10 +243,18 @@ OTHER_SECTIONS = {
     "train.finetune_steps": 9,
     "train.learning_rate": 0.1,
     "train.seed": 9,
-    "train.loss.alpha": 0.9,
-    "train.loss.finetune": "bce",
+    "train.loss.pretrain": "dice",
+    "train.loss.finetune": {"name": "supervoxel", "alpha": 0.9},
     "train.augment.flip": False,
+    "train.augment.elastic": 1.0,
+    "train.augment.blur": 0.1,
+    "train.augment.missing_sections": 0.1,
     "train.precision": "fp32",
+    "train.ema": 0.5,
+    "train.processes": 2,
+    "train.compile": True,
+    "train.validate_every_steps": 5,
+    "train.validate_max_voxels": 5,
     "predict.tile": [32, 32, 32],
     "predict.context": [8, 8, 8],
     "predict.precision": "fp32",
@@ -238,22 +287,65 @@ def test_untuned_thresholds_reach_what_they_make(values):
     assert changes(before, keys_of(replaced(values, "segment.thresholds", [0.4]))) == MERGED
 
 
-def test_tubes_reach_the_targets_that_are_drawn_from_tracings(values):
-    values = replaced(values, "targets.source", "skeletons")
-    before = keys_of(values)
-    for path in [p for p in TABLE if p.startswith("targets.") and p != "targets.source"]:
-        after = keys_of(replaced(values, path, TABLE[path][0]))
-        assert changes(before, after) == TARGETED, path
-    after = keys_of(replaced(values, "input.swc.offset", [0, 0, 1]))
+def of_tubes(values, **targets):
+    return {**values, "targets": {"source": "skeletons", **targets}}
+
+
+OF_LABELS = {"targets.ignore_labels", "targets.background_labels", "targets.plane_components"}
+TUBES = [p for p in TABLE if p.startswith("targets.") and p not in OF_LABELS]
+
+
+@pytest.mark.parametrize("path", [p for p in TUBES if p != "targets.source"])
+def test_tubes_reach_the_targets_that_are_drawn_from_tracings(values, path):
+    name = path.partition(".")[2]
+    before = keys_of(of_tubes(values, **NEEDED.get(path, {})))
+    after = keys_of(of_tubes(values, **NEEDED.get(path, {}), **{name: TABLE[path][0]}))
     assert changes(before, after) == TARGETED
+
+
+def test_the_place_of_tracings_reaches_the_targets_drawn_from_them(values):
+    before = keys_of(of_tubes(values))
+    after = keys_of(replaced(of_tubes(values), "input.swc.offset", [0, 0, 1]))
+    assert changes(before, after) == TARGETED | {"placement"}
+
+
+def test_roles_of_labels_do_not_reach_the_targets_drawn_from_tracings(values):
+    before = keys_of(of_tubes(values))
+    for name in ("ignore_labels", "background_labels"):
+        after = keys_of(of_tubes(values, **{name: [3]}))
+        assert changes(before, after) == COMPARED | AGAINST_LABELS
+
+
+def test_settings_that_are_off_do_not_reach_the_targets(values):
+    """Nor do defaults that are spelt out."""
+    before = keys_of(of_tubes(values))
+    assert keys_of(of_tubes(values, sampled_share=0.4, sampled_seed=3)) == before
+    assert keys_of(of_tubes(values, grow_nm=0.0)) == before
+    grown = keys_of(of_tubes(values, grow_nm=50.0))
+    assert keys_of(of_tubes(values, grow_nm=50.0, grow_fraction=0.5)) == grown
+    labels = {"ignore_labels": [3, 0, 3]}, {"ignore_labels": [0, 3]}
+    first, second = (keys_of({**values, "targets": {"source": "labels", **t}}) for t in labels)
+    assert first["targets"] == second["targets"]
+
+
+def test_statistics_reach_targets_that_grow_by_them(values):
+    other = {"ingest": {**values["ingest"], "mask_sigma": 3.0}}
+
+    def reached(**targets):
+        before = of_tubes(values, **targets)
+        return "targets" in changes(keys_of(before), keys_of({**before, **other}))
+
+    assert reached(grow_nm=50.0)
+    assert not reached(grow_nm=50.0, grow_threshold=9.0)
+    assert not reached()
+    assert not reached(source="labels", grow_nm=50.0)
 
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_a_touched_input_reaches_what_reads_it(values, volumes, name):
     before = keys_of(values)
     assert keys_of(values) == before, "looking changes nothing"
-    folder = {"image": "image.zarr", "labels": "labels.zarr", "skeletons": "swc"}
-    path = volumes / folder[name.partition(".")[2]]
+    path = volumes / FILES[name]
     file = max(p for p in path.rglob("*") if p.is_file())
     stamp = file.stat().st_mtime_ns + 1
     os.utime(file, ns=(stamp, stamp))
@@ -263,8 +355,7 @@ def test_a_touched_input_reaches_what_reads_it(values, volumes, name):
 @pytest.mark.parametrize("name", INPUTS)
 def test_a_file_more_in_an_input_reaches_what_reads_it(values, volumes, name):
     before = keys_of(values)
-    folder = {"image": "image.zarr", "labels": "labels.zarr", "skeletons": "swc"}
-    (volumes / folder[name.partition(".")[2]] / "more").write_text("x")
+    (volumes / FILES[name] / "more").write_text("x")
     assert changes(before, keys_of(values)) == INPUTS[name]
 
 
@@ -299,3 +390,33 @@ def test_a_fixed_key():
     assert digest({"b": (1, 2), "a": None}) == digest({"a": None, "b": [1, 2]})
     assert digest({"a": 1}) != digest({"a": 1.5})
     assert digest([]) == "4f53cda18c2baa0c0354bb5f9a3ecbe5"
+
+
+def test_a_network_to_start_from_reaches_what_is_trained(values, volumes):
+    folder = volumes / "start"
+    folder.mkdir()
+    (folder / "model.json").write_text("{}")
+    before = keys_of(values)
+    values = replaced(values, "input.start_from", str(folder))
+    given = keys_of(values)
+    assert changes(before, given) == TRAINED
+    (folder / "model.json").write_text("{...}")
+    assert changes(given, keys_of(values)) == TRAINED
+
+
+def test_what_networks_are_validated_by_reaches_what_is_trained(values, volumes):
+    values = replaced(values, "train.validate_every_steps", 5)
+    before = keys_of(values)
+    for path, value in (
+        ("regions.validation", {"begin": [0, 0, 0], "end": [16, 32, 32]}),
+        ("predict.tile", [32, 32, 32]),
+        ("evaluate.merge_min_nodes", 2),
+        ("input.swc.offset", [0, 0, 1]),
+    ):
+        assert "train" in changes(before, keys_of(replaced(values, path, value))), path
+    (volumes / "swc" / "b.swc").write_text(SWC)
+    assert "train" in changes(before, keys_of(values))
+    labelled = replaced(values, "input.skeletons", None)
+    before = keys_of(labelled)
+    after = keys_of(replaced(labelled, "skeletonize.method.min_voxels", 99))
+    assert "train" in changes(before, after)

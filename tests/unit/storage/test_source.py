@@ -1,9 +1,12 @@
+import os
+
 import numpy as np
 import pytest
 import tifffile
 
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi
+from pipeline.storage.fingerprint import fingerprint
 from pipeline.storage.source import open_source, read_labels
 
 DATA = np.random.default_rng(0).integers(0, 4000, (6, 20, 30)).astype(np.uint16)
@@ -88,3 +91,106 @@ def test_a_colour_picture_is_no_volume(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb")
     with pytest.raises(ShapeError, match="samples of a pixel"):
         open_source(tmp_path / "a.tif")
+
+
+@pytest.fixture(params=[np.savez, np.savez_compressed], ids=["plain", "compressed"])
+def archive(request, tmp_path):
+    labels = DATA.astype(">i4")
+    request.param(
+        tmp_path / "volume.npz",
+        gray=np.asfortranarray(DATA),
+        labels=labels,
+        mask=DATA > 2000,
+        flat=DATA[0],
+        empty=DATA[:0],
+        objects=np.array([[[None]]], dtype=object),
+        texts=np.array([[["a"]]]),
+        **{"deep/er": DATA[::-1]},
+    )
+    return tmp_path / "volume.npz"
+
+
+def test_an_array_of_an_archive(archive):
+    source = open_source(archive / "gray")
+    assert (source.shape, source.dtype, source.voxel_size_nm) == (DATA.shape, DATA.dtype, None)
+    found = source.read(ROI)
+    assert (found == DATA[ROI.slices]).all()
+    assert found.flags.c_contiguous
+    found[:] = 0
+    assert (source.read(ROI) == DATA[ROI.slices]).all(), "what is given away is a copy"
+    assert (open_source(archive / "deep" / "er").read(ROI) == DATA[::-1][ROI.slices]).all()
+    with pytest.raises(InputError, match=r"leaves the array of \(6, 20, 30\)"):
+        source.read(Roi((1, 0, 0), (6, 20, 30)))
+
+
+def test_labels_of_an_archive(archive):
+    found = read_labels(archive / "labels", ROI)
+    assert found.dtype == np.uint64
+    assert open_source(archive / "labels").dtype.isnative
+    assert (found == DATA[ROI.slices]).all()
+    mask = read_labels(archive / "mask", ROI)
+    assert (mask == (DATA[ROI.slices] > 2000)).all()
+
+
+def test_an_archive_is_unpacked_once_and_again_when_it_changed(tmp_path, monkeypatch):
+    path = tmp_path / "volume.npz"
+    np.savez(path, gray=DATA)
+    loads = []
+    monkeypatch.setattr(
+        np, "load", lambda *a, _load=np.load, **k: loads.append(1) or _load(*a, **k)
+    )
+    for _ in range(3):
+        open_source(path / "gray").read(ROI)
+    assert len(loads) == 1
+    np.savez(tmp_path / "new.npz", gray=DATA + 1)
+    (tmp_path / "new.npz").replace(path)
+    assert (open_source(path / "gray").read(ROI) == DATA[ROI.slices] + 1).all()
+
+
+@pytest.mark.parametrize(
+    ("member", "error", "message"),
+    [
+        ("grey", InputError, r"no array named 'grey' in it.*gray, labels, mask"),
+        ("", InputError, r"name one of its arrays, as in volume\.npz/gray"),
+        ("gray.npy", InputError, "no array named 'gray.npy'"),
+        ("flat", ShapeError, r"got shape \(20, 30\)"),
+        ("empty", ShapeError, r"got shape \(0, 20, 30\)"),
+        ("objects", DtypeError, "an array of Python objects"),
+        ("texts", DtypeError, "expected numbers, got <U1"),
+    ],
+)
+def test_what_an_archive_cannot_give(archive, member, error, message):
+    with pytest.raises(error, match=message):
+        open_source(archive / member)
+
+
+def test_no_archive(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        open_source(tmp_path / "absent.npz" / "gray")
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(InputError, match="not a NumPy archive"):
+        open_source(tmp_path / "text.npz" / "gray")
+    np.savez(tmp_path / "whole.npz", gray=DATA)
+    damaged = bytearray((tmp_path / "whole.npz").read_bytes())
+    damaged[200] ^= 255
+    (tmp_path / "cut.npz").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"cut\.npz/gray: cannot be read"):
+        open_source(tmp_path / "cut.npz" / "gray").read(ROI)
+    np.savez(tmp_path / "none.npz")
+    with pytest.raises(InputError, match="it holds none"):
+        open_source(tmp_path / "none.npz" / "gray")
+
+
+def test_a_folder_with_the_name_of_an_archive_is_a_folder(tmp_path):
+    (tmp_path / "planes.npz").mkdir()
+    tifffile.imwrite(tmp_path / "planes.npz" / "a.tif", DATA[0])
+    assert open_source(tmp_path / "planes.npz").shape == (1, 20, 30)
+
+
+def test_the_fingerprint_of_an_array_is_that_of_its_archive(archive):
+    before = fingerprint(archive / "gray")
+    assert fingerprint(archive / "gray") == before
+    assert fingerprint(archive / "labels") != before
+    stamp = archive.stat().st_mtime_ns + 1
+    os.utime(archive, ns=(stamp, stamp))
+    assert fingerprint(archive / "gray") != before

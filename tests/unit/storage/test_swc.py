@@ -14,15 +14,19 @@ from hypothesis import strategies as st
 
 from pipeline.arrays.metrics import labels_at_nodes, node_voxels
 from pipeline.arrays.skeleton import Skeleton
+from pipeline.arrays.skeleton_nodes import inside_roi
 from pipeline.errors import ConfigError, InputError
+from pipeline.geometry import Roi
 from pipeline.storage.swc import (
+    Orientation,
     SwcOptions,
     check_placement,
+    judge_placement,
     read_skeletons,
     suggest_orientation,
     write_swc,
 )
-from pipeline.storage.swc_frame import flip_coordinate
+from pipeline.storage.swc_frame import flip_coordinate, to_voxels
 
 VOXEL = (1000.0, 400.0, 250.0)
 PLAIN = SwcOptions(voxel_size_nm=VOXEL)
@@ -419,6 +423,79 @@ def test_every_orientation_is_found(tmp_path: Path, unit: str):
         assert f"with axes '{axes}' and {named} it is 100%" in hint
         found += 1
     assert found == 8
+
+
+def judged(skeletons, mask, options=None):
+    used = options or SwcOptions(voxel_size_nm=VOXEL)
+    return judge_placement(skeletons, lambda v: mask[tuple(v.T)], mask.shape, used)
+
+
+def test_a_placement_that_fits_is_not_looked_at_further():
+    nodes, mask = snake((20, 45, 70), 5)
+    looks = []
+
+    def is_foreground(voxels):
+        looks.append(len(voxels))
+        return mask[tuple(voxels.T)]
+
+    used = SwcOptions(voxel_size_nm=VOXEL)
+    found = judge_placement([Skeleton("a", nodes, [])], is_foreground, mask.shape, used)
+    assert found.used == Orientation("xyz", (), len(nodes), len(nodes), len(nodes))
+    assert found.used.share == found.used.share_inside == 1.0
+    assert (found.better, found.warning) == (None, None)
+    assert looks == [len(nodes)]
+
+
+@pytest.mark.parametrize(
+    ("used", "named"),
+    [
+        ({"flip": ("y",)}, "with flip: [] 100% would"),
+        ({"axes": "zyx"}, "with axes: xyz 100% would"),
+        ({"axes": "zyx", "flip": ("z", "x")}, "with axes: xyz and flip: [] 100% would"),
+    ],
+)
+def test_a_wrong_placement_is_told_with_the_setting_that_helps(used, named):
+    shape = (20, 45, 70)
+    nodes, mask = snake(shape, 5)
+    options = SwcOptions(voxel_size_nm=VOXEL, volume_shape=shape, **used)
+    wrong = Skeleton("a", to_voxels(nodes[:, ::-1].copy(), options), [])
+    found = judged([wrong], mask, options)
+    inside = inside_roi(node_voxels(wrong), Roi((0, 0, 0), shape))
+    bright = mask[tuple(node_voxels(wrong)[inside].T)].sum()
+    assert (found.used.inside, found.used.bright) == (inside.sum(), bright)
+    assert found.warning is not None
+    share = bright / inside.sum() if inside.any() else 0.0
+    assert found.warning.startswith(f"only {share:.0%} of the tracings' nodes lie on bright voxels")
+    assert named in found.warning
+    outside = f"({(~inside).sum()} of {len(nodes)} nodes looked at are outside)"
+    assert (outside in found.warning) == (not inside.all())
+
+
+def test_nodes_off_the_neurite_that_no_flip_brings_back():
+    nodes, mask = snake((20, 45, 70), 5)
+    nowhere = np.zeros_like(mask)
+    found = judged([Skeleton("a", nodes, [])], nowhere)
+    assert found.better is None
+    assert found.warning is not None
+    assert "only 0% of the tracings' nodes lie on bright voxels, and no other" in found.warning
+    assert "offset" in found.warning
+    assert judged([], mask).warning is None
+    assert judged([Skeleton("a", nodes[:0], [])], mask).warning is None
+
+
+def test_a_crop_of_a_larger_tracing_is_judged_by_what_is_inside():
+    nodes, mask = snake((20, 45, 70), 5)
+    away = np.column_stack([np.full((9000, 2), 500.0), np.arange(9000)])
+    right = judged([Skeleton("a", np.concatenate([nodes, away]), [])], mask)
+    assert right.used.share < 0.1
+    assert right.used.share_inside == 1.0
+    assert right.warning is None
+    flipped = SwcOptions(voxel_size_nm=VOXEL, flip=("y",), volume_shape=mask.shape)
+    columns = np.concatenate([nodes, away])[:, ::-1].copy()
+    wrong = judged([Skeleton("a", to_voxels(columns, flipped), [])], mask, flipped)
+    assert wrong.better is not None
+    assert wrong.better.flip == ()
+    assert "with flip: [] 100% would" in str(wrong.warning)
 
 
 def test_no_hint_where_no_orientation_helps():

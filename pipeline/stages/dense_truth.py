@@ -1,0 +1,120 @@
+"""Dense labels as truth: their check, and the tables of the voxels they share with other labels.
+
+A table is kept for each block. Tables of disjoint boxes add up, so the blocks do not show. Values
+of the labels have the roles that they have in training: ignored ones are left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.contingency import Contingency, count_contingency, sum_contingency
+from pipeline.arrays.label_roles import check_roles
+from pipeline.arrays.labels import IGNORE
+from pipeline.errors import DtypeError, InputError, ShapeError
+from pipeline.geometry import Block, Roi, Triple
+from pipeline.stages.base import BlockResult
+from pipeline.stages.block_tables import holding_blocks
+from pipeline.stages.dense_labels import read_roles
+from pipeline.stages.run import Run
+from pipeline.storage.source import open_source, read_labels
+from pipeline.storage.tables import read_table, write_table
+from pipeline.storage.volume import Volume
+
+# Labels are looked through in slabs of about this size.
+_SLAB_VOXELS = 2**24
+
+
+def check_truth_labels(run: Run, shape: Triple, of: str) -> None:
+    """As `check_labels`, for the true labels: their roles are checked too.
+
+    Raises:
+        InputError: roles that the labels cannot have.
+    """
+    path = run.path("source_labels")
+    check_labels(path, shape, of)
+    try:
+        check_roles(open_source(path).dtype, **_roles(run))
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def check_labels(path: Path, shape: Triple, of: str) -> None:
+    """Refuse what are no labels of a volume.
+
+    Args:
+        path: of the labels.
+        shape: of the volume, z, y, x.
+        of: what has this shape, for the message.
+
+    Raises:
+        DtypeError: no integers.
+        ShapeError: another shape, or channels.
+    """
+    labels = open_source(path)
+    if labels.dtype.kind not in "iub":
+        raise DtypeError(f"{path}: labels must be integers, got {labels.dtype}")
+    if isinstance(labels, Volume) and labels.channels is not None:
+        raise ShapeError(f"{path}: expected labels (z, y, x), got {labels.channels} channels")
+    if labels.shape != shape:
+        raise ShapeError(f"{path}: labels of shape {labels.shape}, but {of} has {shape}")
+
+
+def _roles(run: Run) -> dict[str, tuple[int, ...]]:
+    config = run.config.targets
+    return {"ignore": config.ignore_labels, "background": config.background_labels}
+
+
+def truth_labels_parameters(run: Run, roi: Roi) -> dict[str, Any]:
+    """The part of the configuration that decides which labelled voxels of a box count."""
+    parameters: dict[str, Any] = {"region": roi.offset + roi.shape, **_roles(run)}
+    if run.config.targets.plane_components:
+        parameters["plane_components"] = True
+    return parameters
+
+
+def scored_labels_parameters(run: Run) -> dict[str, Any]:
+    """The same for the region to score."""
+    return truth_labels_parameters(run, run.score_roi)
+
+
+def holds_scored(block: Block, run: Run) -> bool:
+    """Whether a block has voxels in the region to score."""
+    return block.write.overlaps(run.score_roi)
+
+
+def write_overlap(artifact: str, block: Block, labels: Path, run: Run) -> BlockResult:
+    """Count what the labels at a path share with the truth in a block; nothing without truth."""
+    roi = block.write.intersect(run.score_roi)
+    truth = read_roles(run, roi)
+    if not any_truth(truth):
+        return BlockResult("empty")
+    table = count_contingency(read_labels(labels, roi), truth)
+    write_table(run.block_file(artifact, block.index), vars(table))
+    return BlockResult(stats={"pairs": len(table), "voxels": int(table.voxels.sum())})
+
+
+def read_overlap(artifact: str, run: Run) -> Contingency:
+    """The table of all blocks of the stage that has the artifact's name; may be empty."""
+    files = (run.block_file(artifact, index) for index in sorted(holding_blocks(run, artifact)))
+    return sum_contingency(Contingency(**read_table(file)) for file in files)
+
+
+def any_truth(labels: NDArray[np.uint64]) -> bool:
+    """Whether a voxel has a label that counts: neither 0 nor to be ignored."""
+    return bool(((labels != 0) & (labels != IGNORE)).any())
+
+
+def holds_truth(run: Run, roi: Roi) -> bool:
+    """Whether any voxel of a box is labelled; looks no further than the first that is found."""
+    planes = max(1, _SLAB_VOXELS // (roi.shape[1] * roi.shape[2]))
+    for begin in range(0, roi.shape[0], planes):
+        depth = min(planes, roi.shape[0] - begin)
+        slab = Roi((roi.offset[0] + begin, *roi.offset[1:]), (depth, *roi.shape[1:]))
+        if any_truth(read_roles(run, slab)):
+            return True
+    return False

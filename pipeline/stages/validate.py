@@ -1,0 +1,211 @@
+"""Validation while a network is trained: how good would the segmentation be?
+
+The region is predicted and segmented in memory, as the stages after training would do it, with a
+few values of `low`, `high` and the threshold; the score is the best normalized ERL among them.
+Judges are the tracings if there are any, else centre lines of the dense labels, drawn once. Too few
+values are tried to publish: the tune stage looks closer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.agglomerate import agglomerate, fragment_to_segment
+from pipeline.arrays.labels import IGNORE, Affinities
+from pipeline.arrays.metrics import score_forests
+from pipeline.arrays.relabel import apply_lookup
+from pipeline.arrays.skeleton import Skeleton
+from pipeline.arrays.skeleton_forest import build_forest
+from pipeline.arrays.skeleton_nodes import labels_at_nodes
+from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
+from pipeline.errors import InputError
+from pipeline.geometry import Roi, triple
+from pipeline.stages.dense_labels import check_labels, read_roles
+from pipeline.stages.prediction import predict_tissue
+from pipeline.stages.run import Run
+from pipeline.stages.truth import check_truth, cropped
+from pipeline.stages.tune import scoring_options, segment_array
+
+if TYPE_CHECKING:
+    from pipeline.learning.inference import Predictor
+    from pipeline.learning.model import UNet
+
+LOWS = (0.3, 0.5, 0.7)
+HIGHS = (0.9, 0.98)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+_REMEDY = (
+    "move regions.validation, raise train.validate_max_voxels, or set train.validate_every_steps "
+    "to 0"
+)
+_FIGURES = ("nerl", "splits", "merges_total", "edge_accuracy")
+
+
+def validates(run: Run) -> bool:
+    """Whether networks are validated in this run."""
+    return run.config.train.validate_every_steps > 0
+
+
+def validation_source(run: Run) -> tuple[str, ...]:
+    """The artifact that networks are judged by; none where they are not."""
+    if not validates(run):
+        return ()
+    known = run.config.input.skeletons is not None
+    return ("source_skeletons" if known else "source_labels",)
+
+
+def validation_parameters(run: Run) -> dict[str, Any]:
+    """What the choice of the network depends on, beside the settings of training."""
+    if not validates(run):
+        return {}
+    roi, config = validation_region(run), run.config
+    parameters: dict[str, Any] = {
+        "region": roi.offset + roi.shape,
+        "predict": config.predict.model_dump(include={"tile", "context"}),
+        "voxel_size_nm": run.voxel_size_nm,
+        "candidates": [LOWS, HIGHS, THRESHOLDS],
+        **config.evaluate.model_dump(
+            include={"repair", "max_gap_nm", "merge_min_nodes", "merge_min_nm"}
+        ),
+    }
+    if validation_source(run) == ("source_skeletons",):
+        parameters["swc"] = config.input.swc.model_dump()
+    else:
+        parameters["method"] = config.skeletonize.method.model_dump()
+        parameters["roles"] = config.targets.model_dump(
+            include={"ignore_labels", "background_labels", "plane_components"}
+        )
+    return parameters
+
+
+def validation_region(run: Run) -> Roi:
+    """The middle of the validation region, no larger than configured."""
+    return middle_part(run.validate_roi, run.config.train.validate_max_voxels)
+
+
+def middle_part(roi: Roi, max_voxels: int) -> Roi:
+    """The middle of a box, halved along its longest axis until it is small enough."""
+    while roi.size > max_voxels:
+        axis = int(np.argmax(roi.shape))
+        offset, shape = list(roi.offset), list(roi.shape)
+        offset[axis] += shape[axis] // 4
+        shape[axis] -= shape[axis] // 2
+        roi = Roi(triple(offset), triple(shape))
+    return roi
+
+
+def check_validation(run: Run) -> None:
+    """Refuse a region without truth, as far as can be known without drawing centre lines.
+
+    Raises:
+        InputError: names the region.
+    """
+    if validation_source(run) == ("source_skeletons",):
+        check_truth(run)
+        _tracings(run)
+        return
+    check_labels(run)
+    _labels(run)
+
+
+def validation_truth(run: Run) -> list[Skeleton]:
+    """Tracings inside the region, else centre lines of its labels.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if validation_source(run) == ("source_skeletons",):
+        return _tracings(run)
+    roi = validation_region(run)
+    pieces = skeletonize_block(
+        _labels(run),
+        origin=roi.offset,
+        voxel_size_nm=run.voxel_size_nm,
+        settings=run.config.skeletonize.method,
+    )
+    found = list(_by_segment(pieces))
+    if not found:
+        raise InputError(
+            f"{run.path('source_labels')}: every object in the validation region {roi} is smaller "
+            f"than skeletonize.method.min_voxels: {_REMEDY}"
+        )
+    return found
+
+
+def _tracings(run: Run) -> list[Skeleton]:
+    try:
+        return cropped(run.truth(), validation_region(run), "the validation region")
+    except InputError as error:
+        raise InputError(f"{run.path('source_skeletons')}: {error}: {_REMEDY}") from error
+
+
+def _labels(run: Run) -> NDArray[np.uint64]:
+    """The labels of the region, 0 where they are to be ignored; none at all is an error."""
+    roi = validation_region(run)
+    labels = read_roles(run, roi)
+    labels[labels == IGNORE] = 0
+    if not labels.any():
+        raise InputError(
+            f"{run.path('source_labels')}: no voxel in the validation region {roi} has a label: "
+            f"{_REMEDY}"
+        )
+    return labels
+
+
+def _by_segment(pieces: SkeletonPieces) -> Iterator[Skeleton]:
+    number = np.zeros(len(pieces.segment), np.int64)
+    for segment in np.unique(pieces.segment):
+        mine = pieces.segment == segment
+        number[mine] = np.arange(np.count_nonzero(mine))
+        edges = number[pieces.edges[mine[pieces.edges].all(axis=1)]]
+        yield Skeleton(str(segment), pieces.nodes[mine], edges, pieces.radius_nm[mine])
+
+
+class Validation:
+    """Gives the figures of a network on the validation region; higher "score" is better."""
+
+    def __init__(self, run: Run) -> None:
+        """Read, or draw, the truth once."""
+        self._run, self._roi = run, validation_region(run)
+        self._skeletons = validation_truth(run)
+        self._forests = [build_forest(s, run.voxel_size_nm) for s in self._skeletons]
+
+    def __call__(self, model: UNet) -> dict[str, float]:
+        """ "score" (normalized ERL), and what `low`, `high` and threshold gave it.
+
+        Of equal ones the highest threshold, then the highest `low`, then the highest `high`.
+        """
+        affinities = predict_tissue(self._predictor(model), self._run, self._roi)
+        rows = self._candidates(affinities)
+        best = max(rows, key=lambda r: (round(r["nerl"], 9), r["threshold"], r["low"], r["high"]))
+        return {"score": best["nerl"], **best}
+
+    def _predictor(self, model: UNet) -> Predictor:
+        from pipeline.learning.inference import Predictor
+
+        train = self._run.config.train
+        settings = self._run.config.predict.model_copy(
+            update={"precision": train.precision, "threads": train.threads}
+        )
+        return Predictor.of(model, settings)
+
+    def _candidates(self, affinities: Affinities) -> Iterator[dict[str, float]]:
+        scale = int(np.iinfo(affinities.dtype).max)
+        for low, high in product(LOWS, HIGHS):
+            fragments, edges = segment_array(affinities, low, high)
+            history = agglomerate(edges, min(THRESHOLDS), scale)
+            nodes = [labels_at_nodes(s, fragments, self._roi.offset)[0] for s in self._skeletons]
+            for threshold in THRESHOLDS:
+                lookup = fragment_to_segment(history, threshold)
+                scores = self._score([apply_lookup(n, *lookup) for n in nodes])
+                yield {"low": low, "high": high, "threshold": threshold, **scores}
+
+    def _score(self, node_labels: list[NDArray[np.uint64]]) -> dict[str, float]:
+        overall = score_forests(
+            self._forests, node_labels, self._run.voxel_size_nm, scoring_options(self._run)
+        ).overall
+        return {name: float(overall[name] or 0) for name in _FIGURES}

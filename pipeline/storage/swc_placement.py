@@ -1,0 +1,263 @@
+"""Whether tracings and a volume fit together: nodes outside it, nodes off its bright voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.skeleton import Skeleton
+from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
+from pipeline.errors import InputError
+from pipeline.geometry import Roi, Triple
+from pipeline.storage.swc_frame import SwcOptions, to_columns, to_voxels
+
+# Few nodes are on foreground if it is less than this share of them ...
+_FEW = 0.5
+# ... and another orientation is better if it has twice as many, and so much more of all nodes.
+_GAIN = 0.2
+_SAMPLED_NODES = 4096
+# Forty-seven other orientations are tried on fewer nodes: each node is a look into the volume.
+_TRIED_NODES = 1024
+
+IsForeground = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""For voxels (M, 3) int64, z, y, x, all inside the volume: (M,) bool."""
+
+
+def check_placement(skeletons: Sequence[Skeleton], volume_shape: Triple) -> NDArray[np.int64]:
+    """How many nodes of each skeleton lie outside the volume.
+
+    Raises:
+        InputError: skeletons that are more than ten times as long as the volume, or wholly outside.
+    """
+    voxels = [node_voxels(skeleton) for skeleton in skeletons]
+    everything = np.concatenate([np.zeros((0, 3), np.int64), *voxels])
+    if not len(everything):
+        return np.zeros(len(voxels), np.int64)
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    seen = (
+        f"nodes span {low.tolist()} to {high.tolist()} voxels (z, y, x), the volume {volume_shape}"
+    )
+    if (high - low).max() > 10 * max(volume_shape):
+        raise InputError(
+            f"tracings are more than ten times larger than the volume: {seen}. Are their "
+            f"coordinates in nm or um? Set the unit and the voxel size, or crop the tracings first"
+        )
+    volume = Roi((0, 0, 0), volume_shape)
+    outside = np.array([np.count_nonzero(~inside_roi(v, volume)) for v in voxels], np.int64)
+    if outside.sum() == len(everything):
+        raise InputError(
+            f"no node lies in the volume: {seen}. Check the unit, the voxel size, the order of the "
+            f"axes, and an offset between tracing and volume"
+        )
+    return outside
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """Axes and flips of tracings, and how the nodes that were looked at lie with them.
+
+    Attributes:
+        axes: order of the coordinate columns.
+        flip: axes that run the other way, in the order z, y, x.
+        nodes: looked at.
+        inside: of them in the volume.
+        bright: of them on foreground.
+    """
+
+    axes: str
+    flip: tuple[str, ...]
+    nodes: int
+    inside: int
+    bright: int
+
+    @property
+    def share(self) -> float:
+        """Share of all nodes on foreground."""
+        return self.bright / self.nodes if self.nodes else 0.0
+
+    @property
+    def share_inside(self) -> float:
+        """Share of the nodes in the volume on foreground."""
+        return self.bright / self.inside if self.inside else 0.0
+
+    def beats(self, other: Orientation) -> bool:
+        """Whether it has so much more on foreground that the other is likely wrong.
+
+        Tracings may be larger than the volume: only what lies inside can be on foreground.
+        """
+        gain = _GAIN * max(self.inside / self.nodes, other.inside / other.nodes)
+        return self.share >= max(2 * other.share, other.share + gain) > 0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How tracings lie in a volume.
+
+    Attributes:
+        used: as they were read.
+        better: the orientation that has most nodes on foreground, if few are now and it has many
+            more.
+    """
+
+    used: Orientation
+    better: Orientation | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What to tell the user: nothing where at least half of the nodes are on bright voxels."""
+        used, better = self.used, self.better
+        if not used.nodes or used.share_inside >= _FEW:
+            return None
+        found = f"only {used.share_inside:.0%} of the tracings' nodes lie on bright voxels"
+        if used.inside < used.nodes:
+            astray = f"{used.nodes - used.inside:,} of {used.nodes:,} nodes looked at"
+            found += f" of those inside the image ({astray} are outside)"
+        if better is None:
+            return (
+                f"{found}, and no other flip or order of the axes does much better; check the "
+                "unit, the voxel size and the offset of the tracings (input.swc)"
+            )
+        return (
+            f"{found}; with {_settings(better, used)} {better.share_inside:.0%} would. Set it in "
+            "input.swc if that is how the tracings run"
+        )
+
+
+def judge_placement(
+    skeletons: Sequence[Skeleton],
+    is_foreground: IsForeground,
+    volume_shape: Triple,
+    options: SwcOptions,
+) -> Placement:
+    """How many nodes are on foreground, and which other orientation has many more if few are.
+
+    At most 4,096 nodes are looked at, evenly spread; where few of them are on foreground, the 8
+    flips of the 6 orders of the axes are tried on at most 1,024.
+
+    Args:
+        skeletons: as read.
+        is_foreground: see `IsForeground`.
+        volume_shape: z, y, x.
+        options: those the skeletons were read with.
+    """
+    nodes = _sampled(skeletons, _SAMPLED_NODES)
+    used = _looked_up(nodes, is_foreground, volume_shape, options)
+    if used.share_inside >= _FEW or not len(nodes):
+        return Placement(used)
+    fewer = _sampled(skeletons, _TRIED_NODES)
+    best = _best(_tried(fewer, is_foreground, volume_shape, options))
+    # Compared on the same nodes.
+    now = _looked_up(fewer, is_foreground, volume_shape, options)
+    return Placement(used, best if best.beats(now) else None)
+
+
+def suggest_orientation(
+    skeletons: Sequence[Skeleton],
+    is_foreground: IsForeground,
+    volume_shape: Triple,
+    options: SwcOptions | None = None,
+) -> str | None:
+    """A hint when few nodes are on foreground and another orientation fits much better.
+
+    Tried are the 8 flips of the 6 orders of the axes, on at most 4,096 nodes. Shares are of all
+    nodes, also of those outside the volume.
+
+    Args:
+        skeletons: as read.
+        is_foreground: see `IsForeground`.
+        volume_shape: z, y, x.
+        options: those the skeletons were read with; None: columns x, y, z in voxels, no flip.
+
+    Returns:
+        A sentence that names the options to set, None if the orientation seems right or none does
+        better.
+    """
+    options = options or SwcOptions(voxel_size_nm=(1.0, 1.0, 1.0))
+    nodes = _sampled(skeletons, _SAMPLED_NODES)
+    used = _looked_up(nodes, is_foreground, volume_shape, options)
+    if not len(nodes) or used.share >= _FEW:
+        return None
+    best = _best(_tried(nodes, is_foreground, volume_shape, options))
+    if best.share < max(2 * used.share, used.share + _GAIN):
+        return None
+    return (
+        f"{used.share:.0%} of the nodes lie on foreground with {_describe(used)}; with "
+        f"{_describe(best)} it is {best.share:.0%}. Set the axes and the flip of the tracings "
+        f"accordingly if that is how they run"
+    )
+
+
+def _sampled(skeletons: Sequence[Skeleton], most: int) -> NDArray[np.float64]:
+    """(N, 3) nodes, evenly spread over all, at most so many."""
+    nodes = np.concatenate([np.zeros((0, 3)), *(s.nodes for s in skeletons)])
+    return nodes[:: -(-len(nodes) // most) or 1]
+
+
+def _looked_up(
+    nodes: NDArray[np.float64],
+    is_foreground: IsForeground,
+    volume_shape: Triple,
+    options: SwcOptions,
+) -> Orientation:
+    voxels = np.floor(nodes).astype(np.int64)
+    voxels = voxels[inside_roi(voxels, Roi((0, 0, 0), volume_shape))]
+    bright = int(np.count_nonzero(is_foreground(voxels))) if len(voxels) else 0
+    flip = _ordered(options.flip)
+    return Orientation(options.axes, flip, len(nodes), len(voxels), bright)
+
+
+def _tried(
+    nodes: NDArray[np.float64],
+    is_foreground: IsForeground,
+    volume_shape: Triple,
+    used: SwcOptions,
+) -> list[Orientation]:
+    """All 48 orientations of nodes that were read with `used`, those that change least first."""
+    columns = to_columns(nodes, used)
+    found = []
+    for axes, flip in _orientations(used):
+        options = SwcOptions(
+            voxel_size_nm=used.voxel_size_nm, axes=axes, unit=used.unit,
+            offset_vox=used.offset_vox, flip=flip, volume_shape=volume_shape,
+        )  # fmt: skip
+        turned = to_voxels(columns, options)
+        found.append(_looked_up(turned, is_foreground, volume_shape, options))
+    return found
+
+
+def _best(found: list[Orientation]) -> Orientation:
+    """Most nodes on foreground; the first of equals."""
+    return max(found, key=lambda orientation: orientation.bright)
+
+
+def _ordered(flip: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(letter for letter in "zyx" if letter in flip)
+
+
+def _orientations(used: SwcOptions) -> list[tuple[str, tuple[str, ...]]]:
+    """All 48, those that change least first: of equals, the first is suggested."""
+    orders = ["".join(order) for order in permutations("xyz")]
+    flips = [chosen for count in range(4) for chosen in combinations("zyx", count)]
+    pairs = [(axes, flip) for axes in orders for flip in flips]
+    moved = {axes: sum(a != b for a, b in zip(axes, used.axes, strict=True)) for axes in orders}
+    return sorted(pairs, key=lambda pair: moved[pair[0]] + len(set(pair[1]) ^ set(used.flip)))
+
+
+def _describe(orientation: Orientation) -> str:
+    flip = orientation.flip
+    flipped = f"flip {', '.join(flip)}" if flip else "no flip"
+    return f"axes '{orientation.axes}' and {flipped}"
+
+
+def _settings(better: Orientation, used: Orientation) -> str:
+    """The settings that change, as a configuration writes them."""
+    changed = []
+    if better.axes != used.axes:
+        changed.append(f"axes: {better.axes}")
+    if better.flip != used.flip:
+        changed.append(f"flip: [{', '.join(better.flip)}]")
+    return " and ".join(changed)
