@@ -2,6 +2,7 @@
 # make test   all tests
 # make check  linter and type checker
 # make bench  how fast and how large the segmentation core is; see tests/benchmarks/README.md
+# make bench-losses  what the losses of training cost
 # make setup  .venv with the exact versions of requirements.lock
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench bench-volara lock clean
+.PHONY: setup demo test check bench bench-losses bench-volara lock clean
 
 setup: $(STAMP)
 
@@ -43,6 +44,9 @@ bench: setup
 	$(BIN)/python tests/benchmarks/region_graph.py --folder $(BENCH)
 	$(BIN)/python tests/benchmarks/region_graph_tree.py --folder $(BENCH)
 	$(BIN)/python tests/benchmarks/size_scaling.py --folder $(BENCH)
+
+bench-losses: setup
+	$(BIN)/python tests/benchmarks/losses.py --folder $(BENCH)
 
 # volara's own requirements do not go together with ours, so it gets an environment of its own.
 bench-volara: setup

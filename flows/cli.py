@@ -115,6 +115,37 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.resolve()
 
 
+def _swc(axes: str, unit: str, offset: Size, flip: list[str] | None) -> dict[str, Any]:
+    """The section input.swc: how tracings are read."""
+    return {"axes": axes, "unit": unit, "offset": offset, "flip": tuple(flip or ())}
+
+
+def _conventions(
+    repair: bool,
+    max_gap_nm: float | None,
+    merge_min_nodes: int,
+    merge_min_nm: float,
+    out_of_bounds: str,
+) -> dict[str, Any]:
+    """The section evaluate: how tracings are scored."""
+    return {
+        "repair": repair,
+        "max_gap_nm": max_gap_nm,
+        "merge_min_nodes": merge_min_nodes,
+        "merge_min_nm": merge_min_nm,
+        "out_of_bounds": out_of_bounds,
+    }
+
+
+def _base(settings: Path | None, *sections: str, inputs: tuple[str, ...]) -> dict[str, Any]:
+    """What a command keeps of a configuration file: these sections, and these of its inputs."""
+    if settings is None:
+        return {"input": {}}
+    values = load_config(settings).model_dump()
+    given = {name: values["input"][name] for name in inputs}
+    return {**{name: values[name] for name in sections}, "input": given}
+
+
 def _execute(
     config: RunConfig,
     only: tuple[str, ...] | None,
@@ -264,7 +295,11 @@ def train(
     ] = None,
     settings: Annotated[
         Path | None,
-        typer.Option("--config", help="YAML whose sections (train, network, ...) are used."),
+        typer.Option(
+            "--config",
+            help="YAML whose sections (train, network, regions, ...) are used, and of its inputs "
+            "swc, voxel_size_nm, training_runs and start_from.",
+        ),
     ] = None,
     voxel_size: VoxelSize = None,
     workers: Workers = None,
@@ -272,8 +307,6 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train the affinity network from dense labels or tracings; the result is OUT/checkpoint."""
-    from flows.runs import with_workers
-
     given = _given(
         image=image.resolve(),
         voxel_size_nm=voxel_size,
@@ -282,12 +315,14 @@ def train(
     )
     if labels is None and skeletons is None:
         raise InputError("train: give --labels or --skeletons to learn from")
-    base = load_config(settings).model_dump() if settings else {}
-    before = base.get("input", {})
-    names = ("swc", "voxel_size_nm", "training_runs")
-    kept = {name: before[name] for name in names if name in before}
-    values = {**base, "name": out.resolve().name, "run_dir": out, "input": {**kept, **given}}
-    config = with_workers(parse_config(values, "command line"), workers, serial)
+    others = ("name", "run_dir", "input", "phantom")
+    sections = [name for name in RunConfig.model_fields if name not in others]
+    inputs = ("swc", "voxel_size_nm", "training_runs", "start_from")
+    base = _base(settings, *sections, inputs=inputs)
+    if settings is not None:
+        base["evaluate"]["compare_segments"] = None  # it belongs to the image of that file
+    base["input"] |= given
+    config = _config(out, workers, serial, **base)
     _execute(config, (*INGEST_STAGES, "placement", "targets", "train"), overwrite=overwrite)
 
 
@@ -300,7 +335,11 @@ def predict(
     block: BlockShape = None,
     settings: Annotated[
         Path | None,
-        typer.Option("--config", help="YAML whose sections (ingest, predict) are used."),
+        typer.Option(
+            "--config",
+            help="YAML whose sections ingest, network, predict and execution, predict_block and "
+            "input.voxel_size_nm are used.",
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="auto, cpu or cuda [default: auto].")
@@ -311,14 +350,12 @@ def predict(
 ) -> None:
     """Predict affinities blockwise into OUT/affinities.zarr."""
     given = _given(image=image.resolve(), checkpoint=checkpoint.resolve(), voxel_size_nm=voxel_size)
-    base = load_config(settings) if settings else RunConfig()
-    sections = {
-        "input": given,
-        "ingest": base.ingest.model_dump(),
-        "predict": {**base.predict.model_dump(), **_given(device=device)},
-        "predict_block": block or base.predict_block,
-    }
-    config = _config(out, workers, serial, **sections)
+    sections = ("ingest", "network", "predict", "predict_block", "execution")
+    base = _base(settings, *sections, inputs=("voxel_size_nm",))
+    base["input"] |= given
+    base["predict"] = {**base.get("predict", {}), **_given(device=device)}
+    base |= _given(predict_block=block)
+    config = _config(out, workers, serial, **base)
     _execute(config, (*INGEST_STAGES, "predict"), overwrite=overwrite)
 
 
@@ -416,20 +453,13 @@ def evaluate(
     overwrite: Overwrite = False,
 ) -> None:
     """Score a segmentation against tracings: OUT/metrics.json and OUT/neurons.csv."""
-    swc = {"axes": axes, "unit": swc_unit, "offset": offset, "flip": tuple(flip or ())}
     given = _given(
         segments=segmentation.resolve(),
         skeletons=skeletons.resolve(),
         voxel_size_nm=voxel_size,
-        swc=swc,
+        swc=_swc(axes, swc_unit, offset, flip),
     )
-    section = {
-        "repair": repair,
-        "max_gap_nm": max_gap_nm,
-        "merge_min_nodes": merge_min_nodes,
-        "merge_min_nm": merge_min_nm,
-        "out_of_bounds": out_of_bounds,
-    }
+    section = _conventions(repair, max_gap_nm, merge_min_nodes, merge_min_nm, out_of_bounds)
     config = _config(out, workers, serial, input=given, evaluate=section)
     _execute(config, ("node_labels", "evaluate"), overwrite=overwrite)
     from flows.launch import print_scores
@@ -485,15 +515,9 @@ def sweep(
         skeletons=_absolute(skeletons),
         labels=_absolute(labels),
         voxel_size_nm=voxel_size,
-        swc={"axes": axes, "unit": swc_unit, "offset": offset, "flip": tuple(flip or ())},
+        swc=_swc(axes, swc_unit, offset, flip),
     )
-    section = {
-        "repair": repair,
-        "max_gap_nm": max_gap_nm,
-        "merge_min_nodes": merge_min_nodes,
-        "merge_min_nm": merge_min_nm,
-        "out_of_bounds": out_of_bounds,
-    }
+    section = _conventions(repair, max_gap_nm, merge_min_nodes, merge_min_nm, out_of_bounds)
     wanted = _given(thresholds=parse_thresholds(thresholds, threshold))
     config = _config(out, workers, serial, input=given, evaluate=section, sweep=wanted)
     tell_sweep(run_sweep(config, replace_output=overwrite), segmentation)

@@ -13,7 +13,7 @@ from flows.launch import run_with_progress
 from flows.phantom import needs_phantom, on_phantom, phantom_config
 from flows.runs import begin
 from pipeline.config import RunConfig
-from pipeline.report.comparison_words import SIGNIFICANT, outcome, sentences, tests_told
+from pipeline.report.comparison_words import SIGNIFICANT, how_tested, outcome, sentences
 from pipeline.stages.comparison import comparison_stages
 from pipeline.stages.run import Run
 
@@ -61,7 +61,7 @@ def tell_comparison(directory: Path) -> None:
         f"Mean ± standard deviation over seeds {seeds}; + better, - worse than {baseline} "
         f"(p < {SIGNIFICANT}). step: time over that of {baseline}; MiB: memory above it."
     )
-    for line in (*tests_told(table), "", *outcome(table), ""):
+    for line in (*how_tested(table), "", *outcome(table), ""):
         console.print(line, markup=False)
     for name, sentence in sentences(table):
         console.print(f"{name}: {sentence}", markup=False)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from pipeline.learning.loss_settings import LossSettings
-from pipeline.report.comparison_page import ComparisonData, draw_charts, render_comparison
-from pipeline.report.comparison_pictures import draw_pictures
-from pipeline.report.sweep_chart import as_png, as_svg
+from pipeline.report.comparison_charts import Curves
+from pipeline.report.comparison_page import ComparisonData, render_comparison
+from pipeline.report.comparison_pictures import chart_files
 from pipeline.stages.comparison import read_results
 from pipeline.stages.comparison_table import case_differences
 from pipeline.stages.run import Run
@@ -28,18 +27,10 @@ def write_comparison_report(run: Run) -> Path:
     data = _data(run)
     path = folder / "report.html"
     write_text(path, render_comparison(data))
-    for name, canvas in draw_charts(data).items():
-        _write_chart(folder, name, canvas)
-    if data.pictures:
-        _write_chart(folder, "examples", draw_pictures(data))
+    for name, content in chart_files(data):
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
     return path
-
-
-def _write_chart(folder: Path, name: str, canvas: Canvas) -> None:
-    canvas.set_facecolor("white")
-    with replacing(folder / f"{name}.png") as temporary:
-        temporary.write_bytes(as_png(canvas))
-    write_text(folder / f"{name}.svg", as_svg(canvas))
 
 
 def _data(run: Run) -> ComparisonData:
@@ -105,9 +96,7 @@ def _warnings(run: Run) -> Iterator[str]:
         yield "One seed tells nothing of how much training varies: give comparison.seeds more."
 
 
-def _curves(
-    run: Run, results: Sequence[dict[str, Any]]
-) -> Iterator[tuple[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+def _curves(run: Run, results: Sequence[dict[str, Any]]) -> Curves:
     """Steps and losses of each loss, (seeds, steps)."""
     curves: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     for name in run.config.comparison.losses:

@@ -112,6 +112,17 @@ class Roi:
         return "[" + ", ".join(f"{a}:{b}" for a, b in zip(self.offset, self.end, strict=True)) + "]"
 
 
+def middle_part(roi: Roi, max_voxels: int) -> Roi:
+    """The middle of a box, halved along its longest axis until it has at most `max_voxels` >= 1."""
+    while roi.size > max_voxels:
+        axis = roi.shape.index(max(roi.shape))
+        offset, shape = list(roi.offset), list(roi.shape)
+        offset[axis] += shape[axis] // 4
+        shape[axis] -= shape[axis] // 2
+        roi = Roi(triple(offset), triple(shape))
+    return roi
+
+
 @dataclass(frozen=True)
 class Block:
     """One cell of a grid: `write` is what only this block may write, `read` what it may read."""

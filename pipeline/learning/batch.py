@@ -22,7 +22,8 @@ from pipeline.errors import ShapeError
 from pipeline.learning.settings import Form
 from pipeline.learning.targets import labels_tensor, make_targets
 
-_LARGEST_LOGIT = 1e4
+LARGEST_LOGIT = 1e4
+"""In size; what lies beyond counts as this."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def bounded_logits(batch: LossBatch) -> Tensor:
     """
     logits = batch.logits
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    bounded: Tensor = _Bounded.apply(torch.where(batch.mask, wide, 0.0))
+    bounded: Tensor = _Bounded.apply(masked(wide, batch.mask))
     return bounded
 
 
@@ -112,7 +113,20 @@ def probabilities(batch: LossBatch) -> Tensor:
     """(B, C, *space): sigmoid of each channel, or softmax over classes; 0 outside the mask."""
     logits = bounded_logits(batch)
     found = torch.softmax(logits, 1) if batch.form == "classes" else torch.sigmoid(logits)
-    return torch.where(batch.mask, found, 0.0)
+    return masked(found, batch.mask)
+
+
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` where the mask is True, 0 elsewhere, whatever stands there; so is the gradient.
+
+    What `torch.where` gives, but its time on the CPU does not depend on the mask, and is less.
+
+    Args:
+        values: (...), float32 or float64.
+        mask: the same shape, bool.
+    """
+    found: Tensor = _Masked.apply(values, mask)
+    return found
 
 
 def sample_means(values: Tensor, counted: Tensor) -> Tensor:
@@ -127,12 +141,32 @@ def sample_means(values: Tensor, counted: Tensor) -> Tensor:
     return (sums / torch.where(counts > 0, counts, 1.0)).mean()
 
 
+class _Masked(torch.autograd.Function):
+    """Bits of numbers and of the mask, one for each: `torch.where` branches at every element."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return _kept_bits(values, mask)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return masked(gradients[0], mask), None
+
+
+def _kept_bits(values: Tensor, mask: Tensor) -> Tensor:
+    bits = torch.int64 if values.dtype == torch.float64 else torch.int32
+    keep = mask.view(torch.uint8).to(bits).neg_()  # all ones, or none
+    return keep.bitwise_and_(values.view(bits)).view(values.dtype)
+
+
 class _Bounded(torch.autograd.Function):
     """Clamp whose gradient is 1 everywhere: plain clamp would leave an infinite logit unmoved."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
-        return logits.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+        return logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

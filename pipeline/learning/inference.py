@@ -15,13 +15,17 @@ volume's outermost voxels are repeated.
 
 A network of foreground gives affinities too: an edge is as strong as the weaker of its two voxels.
 Networks of two dimensions join nothing across planes: their affinities along z are 0.
+
+Probabilities may be averaged over mirrored inputs (`PredictSettings.flips`), always in the same
+order. In a mirror, predecessor and successor change places: the pair of v - 1 and v is stored by
+v - 1 there, so channels of mirrored axes come from one voxel before the tile, out of its context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,7 @@ from pipeline.geometry import Roi, Triple, triple
 from pipeline.learning import checkpoint
 from pipeline.learning.model import UNet, receptive_radius, stride
 from pipeline.learning.precision import autocast, choose_bf16, choose_device, deterministic, place
-from pipeline.learning.settings import PredictSettings
+from pipeline.learning.settings import NetworkSettings, PredictSettings
 
 Reader = Callable[[Roi], NDArray[np.float32]]
 Wanted = Callable[[Roi], bool]
@@ -59,10 +63,11 @@ class Predictor:
         """The model in a directory, on the device that the settings name.
 
         Raises:
-            InputError: no usable model; no such device; tile and context do not suit the network.
+            InputError: no usable model; no such device; tile, context or flips do not suit it.
         """
         saved = checkpoint.load_model(directory)
         check_tile(settings, stride(saved.network))
+        check_flips(settings, saved.network)
         model = place(saved.model, choose_device(settings.device))
         note = str(saved.note["normalisation"])
         return cls.of(model, settings, normalisation=note, digest=checkpoint.digest(directory))
@@ -74,9 +79,10 @@ class Predictor:
         """A network in memory, on the device where it is.
 
         Raises:
-            InputError: tile and context do not suit the network.
+            InputError: tile, context or flips do not suit the network.
         """
         check_tile(settings, stride(model.settings))
+        check_flips(settings, model.settings)
         if model.settings.dimensions == 2:
             _, y, x = settings.context  # planes do not see each other
             settings = settings.model_copy(update={"context": (0, y, x)})
@@ -92,20 +98,46 @@ class Predictor:
     def probabilities(self, image: NDArray[np.float32]) -> Tensor:
         """Probabilities (C, *tile) float32 of one tile, from its image with context on all sides.
 
+        They are means over the mirrors that the settings ask for.
+
         Raises:
             DataError: the network gives NaN or infinity.
         """
-        inner = Roi(self.settings.context, self.settings.tile).slices
         batch = torch.from_numpy(np.ascontiguousarray(image))[None, None]
+        mirrors = mirrored_axes(self.settings, self.model.settings)
         with deterministic(self.settings.threads, self.device), torch.inference_mode():
-            batch = batch.to(self.device, memory_format=torch.channels_last_3d)
-            with autocast(self.device, self.bf16):
-                logits = self.model(batch)[(0, slice(None), *inner)]
-            if not torch.isfinite(logits).all():
-                raise DataError(
-                    "the network's output holds NaN or infinity: the model or its precision"
-                )
-            return torch.sigmoid(logits.float())
+            total = self._mirrored(batch, mirrors[0])
+            for axes in mirrors[1:]:
+                total += self._mirrored(batch, axes)
+            return total / len(mirrors)
+
+    def _mirrored(self, batch: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """The tile's probabilities from its input, mirrored along some axes, in its own frame."""
+        dimensions = [2 + axis for axis in axes]
+        mirror = batch.flip(dimensions).to(self.device, memory_format=torch.channels_last_3d)
+        with autocast(self.device, self.bf16):
+            channels = self.model(mirror).flip(dimensions)[0]
+        boxes = [self._inner(axis if axis in axes else None) for axis in self._channel_axes()]
+        logits = torch.stack([channels[(c, *box.slices)] for c, box in enumerate(boxes)])
+        if not torch.isfinite(logits).all():
+            raise DataError(
+                "the network's output holds NaN or infinity: the model or its precision"
+            )
+        return torch.sigmoid(logits.float())
+
+    def _channel_axes(self) -> list[int | None]:
+        """The axis along which each channel joins voxels; none for foreground."""
+        network = self.model.settings
+        if network.output == "foreground":
+            return [None]
+        return list(range(3 - network.dimensions, 3))
+
+    def _inner(self, axis: int | None) -> Roi:
+        """The tile in its input, or the box one voxel before it along an axis."""
+        offset = list(self.settings.context)
+        if axis is not None:
+            offset[axis] -= 1
+        return Roi(triple(offset), self.settings.tile)
 
 
 def predict_roi(
@@ -285,6 +317,33 @@ def check_tile(settings: PredictSettings, steps: Triple) -> None:
             f"tile {settings.tile} with context {settings.context} on both sides must be a "
             f"multiple of the network's stride {steps}: use tile {nearest}"
         )
+
+
+def mirrored_axes(settings: PredictSettings, network: NetworkSettings) -> list[tuple[int, ...]]:
+    """Along which axes each input of a tile is mirrored; the first one along none.
+
+    Planes of a network of two dimensions are not mirrored along z.
+    """
+    chosen = "" if settings.flips == "none" else settings.flips
+    axes = [axis for axis in range(3 - network.dimensions, 3) if "zyx"[axis] in chosen]
+    return [some for count in range(len(axes) + 1) for some in combinations(axes, count)]
+
+
+def check_flips(settings: PredictSettings, network: NetworkSettings) -> None:
+    """Refuse mirrored affinities without context, whose first plane of pairs lies outside.
+
+    Raises:
+        InputError: names the axis.
+    """
+    if network.output == "foreground":
+        return
+    for axis in mirrored_axes(settings, network)[-1]:
+        if settings.context[axis] < 1:
+            raise InputError(
+                f"predict.flips: {settings.flips} needs predict.context of at least 1 along "
+                f"{'zyx'[axis]}, got {settings.context}: a mirrored tile stores the affinities of "
+                f"its first plane one voxel before it; raise the context, or set flips to none"
+            )
 
 
 def _hull(boxes: list[Roi]) -> Roi:

@@ -32,7 +32,7 @@ class LossSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     finetune_share: ClassVar[float] = 0.5
-    """Fine-tuning steps in steps of pretraining, where the configuration does not say."""
+    """Fine-tuning steps in steps of pretraining, where `finetune_steps` is null."""
 
     forms: ClassVar[tuple[str, ...]] = ("affinities", "foreground", "classes")
     """What the channels may mean."""

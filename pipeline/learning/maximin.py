@@ -156,54 +156,87 @@ def _absorb_background(
 
     Only edges that join two objects have pairs. Each component without an object is joined along
     its first edge in the order, again and again (Boruvka): these are edges of the spanning tree,
-    and no two objects are joined by them, since every component follows one edge only.
+    and no two objects are joined by them, since every component follows one edge only. Components
+    are numbered anew in each round, so that what is looked up at random stays in the cache.
     """
     _absorb_voxels(logits, valid, steps, parent, objects)
-    edges, ends = _open_edges(valid, steps, parent)
-    roots = np.arange(parent.size).astype(np.int32)
-    best = np.full(parent.size, -1, dtype=np.int32)
+    roots, edges, keys, ends = _open_edges(logits, valid, steps, parent)
+    held = objects[roots]
+    number = np.arange(roots.size).astype(np.int32)  # of each root's component
+    renumbered = number
     kept = np.empty(edges.size, dtype=np.int32)
-    settled = 0
-    moved = True
+    settled, count, moved = 0, edges.size, True
     while moved:
-        moved = False
-        for root in roots:
-            if best[root] >= 0:
-                _join_ends(*_ends(best[root], steps, parent.size), parent, objects)
-                best[root] = -1
-        roots = roots[: _keep_open_roots(roots, parent, objects)]
-        count = 0
-        for k in range(edges.size):
-            a, b = find(parent, ends[0, k]), find(parent, ends[1, k])
+        first = np.full(held.size, -1, dtype=np.int32)  # edge, its logit, the component beyond
+        best = np.empty(held.size, dtype=np.float32)
+        beyond = np.empty(held.size, dtype=np.int32)
+        moved, open_edges = False, 0
+        for k in range(count):
+            a, b = renumbered[ends[0, k]], renumbered[ends[1, k]]
             if a == b:
                 continue
-            if objects[a] and objects[b]:
+            if held[a] and held[b]:
                 kept[settled] = edges[k]
                 settled += 1
                 continue
-            edges[count], ends[0, count], ends[1, count] = edges[k], a, b
-            count += 1
-            for end in (a, b):
-                if objects[end]:
+            edge, key = edges[k], keys[k]
+            edges[open_edges], keys[open_edges] = edge, key
+            ends[0, open_edges], ends[1, open_edges] = a, b
+            open_edges += 1
+            for one, other in ((a, b), (b, a)):
+                if held[one]:
                     continue
-                if best[end] < 0 or _comes_before(logits, edges[k], best[end]):
-                    best[end] = edges[k]
+                before = key > best[one] or (key == best[one] and edge < first[one])
+                if first[one] < 0 or before:
+                    first[one], best[one], beyond[one] = edge, key, other
                     moved = True
-        edges, ends = edges[:count], ends[:, :count]
+        count = open_edges
+        renumbered, held = _join_components(first, beyond, held)
+        for k in range(number.size):
+            number[k] = renumbered[number[k]]
+    _point_at_objects(parent, roots, number, held.size, objects)
     return np.sort(kept[:settled])
 
 
 @njit(cache=True, nogil=True)
-def _keep_open_roots(
-    roots: NDArray[np.int32], parent: NDArray[np.int32], objects: NDArray[np.bool_]
-) -> int:
-    """Move the roots that are still some, and have no object, to the front; their number."""
+def _join_components(
+    first: NDArray[np.int32], beyond: NDArray[np.int32], held: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Join components that have a first edge; new numbers, and which of these hold an object."""
+    parent = np.arange(first.size).astype(np.int32)
+    for i in range(first.size):
+        if first[i] >= 0:
+            a, b = find(parent, i), find(parent, beyond[i])
+            parent[max(a, b)] = min(a, b)
+    numbers = np.empty(first.size, dtype=np.int32)
+    holding = np.zeros(first.size, dtype=np.bool_)
     count = 0
-    for root in roots:
-        if parent[root] == root and not objects[root]:
-            roots[count] = root
+    for i in range(first.size):  # a root comes before its members
+        root = parent[i] = parent[parent[i]]
+        if root == i:
+            numbers[i] = count
             count += 1
-    return count
+        numbers[i] = numbers[root]
+        holding[numbers[i]] |= held[i]
+    return numbers, holding[:count].copy()
+
+
+@njit(cache=True, nogil=True)
+def _point_at_objects(
+    parent: NDArray[np.int32],
+    roots: NDArray[np.int32],
+    number: NDArray[np.int32],
+    components: int,
+    objects: NDArray[np.bool_],
+) -> None:
+    """Join in `parent` the roots of each component that holds an object, below the object's."""
+    above = np.full(components, -1, dtype=np.int32)
+    for k in range(roots.size):
+        if objects[roots[k]]:
+            above[number[k]] = roots[k]
+    for k in range(roots.size):
+        if above[number[k]] >= 0:
+            parent[roots[k]] = above[number[k]]
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -262,26 +295,41 @@ def _join_ends(i: int, j: int, parent: NDArray[np.int32], objects: NDArray[np.bo
 
 @njit(cache=True, nogil=True)
 def _open_edges(
-    valid: NDArray[np.bool_], steps: NDArray[np.int64], parent: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Valid edges between different components, and those (2, n); flattens `parent`."""
+    logits: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    steps: NDArray[np.int64],
+    parent: NDArray[np.int32],
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
+    """Roots, and valid edges between different components; flattens `parent`.
+
+    Edges come with their logits, and with the numbers among the roots of what they join, (2, n).
+    """
     size = parent.size
+    numbers = np.empty(size, dtype=np.int32)
+    roots = np.empty(size, dtype=np.int32)
+    found = 0
     for i in range(size):
         parent[i] = find(parent, i)
+        if parent[i] == i:
+            numbers[i], roots[found] = found, i
+            found += 1
+    for i in range(size):
+        numbers[i] = numbers[parent[i]]
     count = 0
     for d in range(steps.size):
         for i in range(steps[d], size):
-            count += valid[d * size + i] and parent[i] != parent[i - steps[d]]
+            count += valid[d * size + i] and numbers[i] != numbers[i - steps[d]]
     edges = np.empty(count, dtype=np.int32)
+    keys = np.empty(count, dtype=np.float32)
     ends = np.empty((2, count), dtype=np.int32)
     count = 0
     for d in range(steps.size):
         for i in range(steps[d], size):
-            if valid[d * size + i] and parent[i] != parent[i - steps[d]]:
-                edges[count] = d * size + i
-                ends[0, count], ends[1, count] = parent[i], parent[i - steps[d]]
+            if valid[d * size + i] and numbers[i] != numbers[i - steps[d]]:
+                edges[count], keys[count] = d * size + i, logits[d * size + i]
+                ends[0, count], ends[1, count] = numbers[i], numbers[i - steps[d]]
                 count += 1
-    return edges, ends
+    return roots[:found].copy(), edges, keys, ends
 
 
 @njit(cache=True, nogil=True)

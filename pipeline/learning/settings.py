@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.learning.loss_settings import (
     AnyLoss,
@@ -140,8 +149,13 @@ class TrainSettings(_Settings):
 
     patch: PositiveTriple = Field((48, 48, 48), description="extent of a training patch, voxels")
     batch: PositiveInt = Field(2, description="patches per step")
+    loss: PhaseLosses = Field(default_factory=PhaseLosses, description="losses and parameters")
     pretrain_steps: NonNegativeInt = Field(400, description="steps with the voxelwise loss")
-    finetune_steps: NonNegativeInt = Field(200, description="steps with the topology loss")
+    finetune_steps: NonNegativeInt = Field(
+        200,
+        description="steps with the topology loss; null takes the schedule of the loss's paper, a "
+        "share of pretrain_steps: 5 % for context, one half for the others",
+    )
     learning_rate: Positive = Field(2e-3, description="peak rate of AdamW, after the warm-up")
     final_rate_fraction: Fraction = Field(
         0.05, description="rate at the last step over the peak rate (cosine between them)"
@@ -153,7 +167,6 @@ class TrainSettings(_Settings):
     foreground_fraction: Fraction = Field(
         0.75, description="share of the patches that are centred on a labelled voxel"
     )
-    loss: PhaseLosses = Field(default_factory=PhaseLosses, description="losses and parameters")
     augment: AugmentSettings = Field(
         default_factory=AugmentSettings, description="random changes of a patch"
     )
@@ -187,6 +200,17 @@ class TrainSettings(_Settings):
         ("checkpoint_every_steps", "loader_threads", "tensorboard")
     )
     """Fields that change no result: training may be resumed with other values."""
+
+    @field_validator("finetune_steps", mode="before", json_schema_input_type=NonNegativeInt | None)
+    @classmethod
+    def _share_of_pretraining(cls, given: object, info: ValidationInfo) -> object:
+        if given is not None:
+            return given
+        # Fields are checked in their order: what is missing here was refused.
+        if not {"loss", "pretrain_steps"} <= info.data.keys():
+            return 0
+        losses: PhaseLosses = info.data["loss"]
+        return round(losses.finetune.finetune_share * info.data["pretrain_steps"])
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -222,3 +246,9 @@ class PredictSettings(_Settings):
     precision: Precision = Field("auto", description="arithmetic of the convolutions")
     device: Device = Field("auto", description="where to compute; auto: a GPU if there is one")
     threads: PositiveInt = Field(1, description="CPU threads of one prediction")
+    flips: Literal["none", "yx", "zyx"] = Field(
+        "none",
+        description="probabilities are averaged over mirrored inputs: 4 (yx) or 8 (zyx) times the "
+        "time; affinities need a context of at least 1 along these axes. Networks of two "
+        "dimensions mirror y and x alone",
+    )

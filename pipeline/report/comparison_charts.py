@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
@@ -32,6 +33,7 @@ _MARKERS = "osD^vP*Xhd<>"
 _SHAPES = {"better": "D", "worse": "X", "unclear": "s", "": "o"}
 _PAIRS = (("fpr", "cldice"), ("dice", "betti_e"), ("voi", "nerl"), ("splits", "merges_total"))
 _BINS = 60
+_STEPS = [1, 2, 2.5, 5, 10]
 
 
 def verdict_colours(colours: Colours) -> dict[str, str]:
@@ -126,15 +128,30 @@ def _panels(
         for axes, figure in zip(cells, figures, strict=False):
             draw(axes, figure)
             axes.grid(axis="y")
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}"))
             axes.spines["left"].set_visible(False)
             axes.tick_params(axis="y", length=0)
             axes.margins(x=0.08)
+            _room(axes)
         for axes in cells[len(figures) :]:
             axes.set_axis_off()
-        _name_rows(cells[0], names, baseline, colours)
+        for axes in cells[::_ACROSS]:
+            _name_rows(axes, names, baseline, colours)
     return canvas
+
+
+def _room(axes: Axes) -> None:
+    """Points that are all alike get an axis of round numbers."""
+    points = [x for dots in axes.collections for x in _offsets(dots)]
+    if points and max(points) - min(points) <= 1e-9:
+        axes.set_xlim(points[0] - 0.5, points[0] + 0.5)
+
+
+def _offsets(dots: Any) -> list[float]:
+    if not isinstance(dots, PathCollection):
+        return []  # lines and bands
+    return [float(x) for x in np.asarray(dots.get_offsets(), np.float64)[:, 0]]
 
 
 def _name_rows(axes: Axes, names: Sequence[str], baseline: str | None, colours: Colours) -> None:
@@ -161,7 +178,8 @@ def scatter_chart(table: Table, colours: Colours) -> Canvas | None:
         cells = canvas.subplots(1, len(pairs), squeeze=False).ravel().tolist()
         for axes, pair in zip(cells, pairs, strict=True):
             for number, row in enumerate(table["rows"].values()):
-                _point(axes, *(row["figures"][key] for key in pair), number, colours)
+                x, y = (row["figures"][key] for key in pair)
+                _point(axes, x, y, number, colours)
             for key, name, place in zip(pair, ("x", "y"), (0, 1), strict=True):
                 better = "more" if table["figures"][key] == "high" else "less"
                 text = f"{known[key].name} ({better} is better)"
@@ -226,7 +244,7 @@ def _curve(
         axes.fill_between(x, *band, color=colours[CURVE[0]], alpha=0.18, linewidth=0)
     axes.plot(x, y.mean(axis=0), color=colours[CURVE[0]], marker="o" if len(x) == 1 else "")
     axes.grid(axis="y")
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
@@ -251,7 +269,7 @@ def costs_chart(table: Table, colours: Colours) -> Canvas | None:
         for axes in (time, memory):
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
-            axes.xaxis.set_major_locator(MaxNLocator(6))
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
             axes.yaxis.set_minor_locator(NullLocator())
         _name_rows(time, names, table["baseline"], colours)
     return canvas

@@ -19,12 +19,12 @@ from pipeline.report.comparison_words import (
     Figure,
     Table,
     figures_of,
+    how_tested,
     observations,
     outcome,
     p_text,
     sentences,
     signed,
-    tests_told,
     verdict,
 )
 from pipeline.report.layers import label_colours, png
@@ -38,6 +38,8 @@ ERROR_COLOURS = {
     "unknown": "#2b323c",
 }
 """What a picture of errors is painted in; blue and orange are told apart by all eyes."""
+# The largest labels, which by their numbers alone would look alike.
+_LARGEST = ("#2ec4b6", "#b79cff", "#ff9b71", "#9be564", "#ff8fab", "#6ea8fe", "#e8d174", "#c08552")
 _ERROR_VALUES = {"right": 1, "added": 2, "missed": 3, "unknown": 4}
 
 
@@ -84,7 +86,7 @@ def render_comparison(data: ComparisonData) -> str:
         figures=[(f.name, table["figures"][f.key]) for f in figures_of(table)],
         rows=[_row(table, name) for name in table["rows"]],
         every=list(_every(table)),
-        tests=tests_told(table),
+        tests=how_tested(table),
         outcome=outcome(table),
         sentences=list(sentences(table)),
         charts={
@@ -181,7 +183,8 @@ def grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def painted(labels: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """Labels in colours, (Y, X, 3) uint8; background is black."""
     colours = label_colours(labels)
-    colours[labels == 0] = 0
+    for label, colour in enumerate(("#000000", *_LARGEST)):
+        colours[labels == label] = list(bytes.fromhex(colour[1:]))
     return colours
 
 

@@ -1,7 +1,8 @@
-"""The example pictures of a comparison of losses in one figure that stands alone."""
+"""What stands beside the report of a comparison of losses: its charts and examples as files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from matplotlib import rc_context
@@ -14,12 +15,25 @@ from pipeline.report.chart_style import INK, LIGHT
 from pipeline.report.comparison_page import (
     ERROR_COLOURS,
     ComparisonData,
+    draw_charts,
     error_colours,
     grey,
     painted,
 )
+from pipeline.report.sweep_chart import as_png, as_svg
 
 _ACROSS = 6
+
+
+def chart_files(data: ComparisonData) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the PNG and the SVG file of each chart, and of the examples."""
+    drawn = draw_charts(data)
+    if data.pictures:
+        drawn["examples"] = draw_pictures(data)
+    for name, canvas in drawn.items():
+        canvas.set_facecolor("white")
+        yield f"{name}.png", as_png(canvas)
+        yield f"{name}.svg", as_svg(canvas).encode()
 
 
 def draw_pictures(data: ComparisonData) -> Canvas:

@@ -107,7 +107,7 @@ def p_text(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def tests_told(table: Table) -> list[str]:
+def how_tested(table: Table) -> list[str]:
     """How was tested, and which figures could not have shown a difference."""
     entries = {
         figure: [row["figures"][figure.key] for row in _others(table)]

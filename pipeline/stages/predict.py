@@ -50,7 +50,7 @@ def _create(run: Run) -> None:
 def _check(run: Run) -> None:
     from pipeline.learning.checkpoint import load_model
     from pipeline.learning.fit import require_fit
-    from pipeline.learning.inference import check_tile
+    from pipeline.learning.inference import check_flips, check_tile
     from pipeline.learning.model import stride
 
     foreign = run.foreign("checkpoint")
@@ -75,6 +75,7 @@ def _check(run: Run) -> None:
                 f"train one with network.dimensions: 2"
             )
     check_tile(run.config.predict, stride(network))
+    check_flips(run.config.predict, network)
 
 
 def _require_same_kind(path: Path, theirs: NetworkSettings, ours: NetworkSettings) -> None:

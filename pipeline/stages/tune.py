@@ -29,7 +29,7 @@ from pipeline.arrays.skeleton_forest import Forest, build_forest
 from pipeline.arrays.skeleton_nodes import labels_at_nodes
 from pipeline.arrays.threshold import mask_affinities
 from pipeline.errors import DataError, InputError
-from pipeline.geometry import Block, Roi, Triple, triple
+from pipeline.geometry import Block, Roi, Triple, middle_part, triple
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.dense_labels import read_roles
 from pipeline.stages.dense_truth import (
@@ -108,7 +108,7 @@ class _DenseLabels:
     metric, sense = "voi", -1
 
     def __init__(self, run: Run) -> None:
-        self.roi = _region(run)
+        self.roi = tuning_region(run)
         self.truth = read_roles(run, self.roi)
 
     def look(self, fragments: NDArray[np.uint64]) -> JudgeLookup:
@@ -131,13 +131,14 @@ def scoring_options(run: Run) -> ScoringOptions:
     )
 
 
-def _region(run: Run) -> Roi:
-    return _limited(run.validate_roi, run.config.segment.tune_max_voxels)
+def tuning_region(run: Run) -> Roi:
+    """The box that the choice is made in."""
+    return middle_part(run.validate_roi, run.config.segment.tune_max_voxels)
 
 
 def _region_truth(run: Run) -> tuple[Roi, list[Skeleton]]:
     """The region, and the tracings inside it; none at all is an error."""
-    roi = _region(run)
+    roi = tuning_region(run)
     what = "segment.tune needs tracings to choose by, or set it to false: the region to tune on"
     return roi, cropped(run.truth(), roi, what)
 
@@ -147,7 +148,7 @@ def _check(run: Run) -> None:
         check_truth(run)
         _region_truth(run)
         return
-    path, roi = run.path("source_labels"), _region(run)
+    path, roi = run.path("source_labels"), tuning_region(run)
     check_truth_labels(run, run.shape, "the volume")
     try:
         known = holds_truth(run, roi)
@@ -158,17 +159,6 @@ def _check(run: Run) -> None:
             f"{path}: segment.tune needs labels to choose by, or set it to false: no voxel of the "
             f"region to tune on {roi} has a label"
         )
-
-
-def _limited(roi: Roi, max_voxels: int) -> Roi:
-    """The middle of `roi`, halved along its longest axis until it is small enough."""
-    while roi.size > max_voxels:
-        axis = int(np.argmax(roi.shape))
-        offset, shape = list(roi.offset), list(roi.shape)
-        offset[axis] += shape[axis] // 4
-        shape[axis] -= shape[axis] // 2
-        roi = Roi(triple(offset), triple(shape))
-    return roi
 
 
 def segment_array(
@@ -208,11 +198,6 @@ def _judge(run: Run) -> _Judge:
     if run.tuning_source == "skeletons":
         return _Tracings(run)
     return _DenseLabels(run)
-
-
-def tuning_region(run: Run) -> Roi:
-    """The box that the choice is made in."""
-    return _region(run)
 
 
 def choose_segmentation(affinities: Affinities, run: Run) -> Row:

@@ -3,7 +3,8 @@
 The region is predicted and segmented in memory, as the stages after training would do it, with a
 few values of `low`, `high` and the threshold; the score is the best normalized ERL among them.
 Judges are the tracings if there are any, else centre lines of the dense labels, drawn once. Too few
-values are tried to publish: the tune stage looks closer.
+values are tried to publish: the tune stage looks closer. Inputs are not mirrored, whatever
+`predict.flips` says: that costs up to 8 times the time, to choose between networks alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.arrays.skeleton_forest import build_forest
 from pipeline.arrays.skeleton_nodes import labels_at_nodes
 from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
 from pipeline.errors import InputError
-from pipeline.geometry import Roi, triple
+from pipeline.geometry import Roi, middle_part
 from pipeline.stages.dense_labels import check_labels, read_roles
 from pipeline.stages.prediction import predict_tissue
 from pipeline.stages.run import Run
@@ -85,17 +86,6 @@ def validation_parameters(run: Run) -> dict[str, Any]:
 def validation_region(run: Run) -> Roi:
     """The middle of the validation region, no larger than configured."""
     return middle_part(run.validate_roi, run.config.train.validate_max_voxels)
-
-
-def middle_part(roi: Roi, max_voxels: int) -> Roi:
-    """The middle of a box, halved along its longest axis until it is small enough."""
-    while roi.size > max_voxels:
-        axis = int(np.argmax(roi.shape))
-        offset, shape = list(roi.offset), list(roi.shape)
-        offset[axis] += shape[axis] // 4
-        shape[axis] -= shape[axis] // 2
-        roi = Roi(triple(offset), triple(shape))
-    return roi
 
 
 def check_validation(run: Run) -> None:
@@ -189,7 +179,7 @@ class Validation:
 
         train = self._run.config.train
         settings = self._run.config.predict.model_copy(
-            update={"precision": train.precision, "threads": train.threads}
+            update={"precision": train.precision, "threads": train.threads, "flips": "none"}
         )
         return Predictor.of(model, settings)
 

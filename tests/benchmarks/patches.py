@@ -3,8 +3,8 @@
     sparse   curved tubes, 2 % of the voxels, some of them touching
     dense    cells of about 20 voxels that fill the patch, with walls one voxel thick between them
 
-    late       logits of a network that has learnt: sure inside, unsure at surfaces, which it moves by
-               up to a voxel, with gaps, specks and leaks where smooth noise is strong
+    late       logits of a network that has learnt: sure inside, unsure at surfaces, which it moves
+               by up to a voxel, with gaps, specks and leaks where smooth noise is strong
     untrained  smooth noise around 0: half of all elements are positive, in pieces of a few voxels,
                harder on connectivity than a fresh network
 
@@ -64,20 +64,20 @@ def _tubes(shape: Shape, rng: np.random.Generator) -> NDArray[np.uint64]:
     while left > 0:
         tube += 1
         thick = rng.uniform(_THINNEST, _THICKEST)
-        path = _walk(shape, rng)
-        lines[path], radius[path] = tube, thick
         section = np.pi * thick**2 if len(shape) == 3 else 2 * thick
-        left -= section * max(1.0, len(path[0]) / 2)
+        path = _walk(shape, rng, 1 + int(2 * left / section))
+        lines[path], radius[path] = tube, thick
+        left -= section * len(path[0]) / 2
     distance, nearest = distance_transform_edt(lines == 0, return_indices=True)
     nearest = tuple(nearest)
     return np.where(distance <= radius[nearest], lines[nearest], np.uint64(0))
 
 
-def _walk(shape: Shape, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
+def _walk(shape: Shape, rng: np.random.Generator, longest: int) -> tuple[NDArray[np.int64], ...]:
     """The voxels of a slowly turning path through the patch, in steps of half a voxel."""
     place, heading = rng.uniform(0, shape), rng.normal(size=len(shape))
     path = [place]
-    while len(path) < 6 * max(shape):
+    while len(path) < longest:
         heading = heading / np.linalg.norm(heading) + 0.08 * rng.normal(size=len(shape))
         place = place + 0.5 * heading / np.linalg.norm(heading)
         if (place < 0).any() or (place >= shape).any():

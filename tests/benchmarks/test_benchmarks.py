@@ -2,12 +2,14 @@
 
 import sys
 
+import losses
 import numpy as np
 import pytest
 import region_graph
 import segment_chain
 from chain import TINY, scratch
 from measuring import run_measured
+from patches import OBJECTS, SPARSE_SHARE, STATES, draw_image, draw_labels, draw_logits
 from region_graph import CELL, Lattice, lattice
 from volumes import LOW, Sampler, describe, kept_volume, write_volume
 from worker_memory import worker_environment
@@ -15,6 +17,8 @@ from worker_memory import worker_environment
 from pipeline.arrays.agglomerate import agglomerate, fragment_to_segment
 from pipeline.arrays.edges import sum_edges
 from pipeline.geometry import BlockGrid, Roi
+from pipeline.learning.losses import LOSSES
+from pipeline.learning.targets import make_targets
 from pipeline.storage.volume import Volume
 
 SHAPE = (70, 150, 90)  # cuts boxes and chunks
@@ -149,6 +153,60 @@ def test_region_graph_prints_its_table(tmp_path, capfd, monkeypatch):
     assert "336 fragments, 862 edges" in said
     assert "microseconds an edge" in said
     assert (tmp_path / "figures" / "region_graph_6x7x8.json").exists()
+
+
+@pytest.mark.parametrize("shape", [(200, 180), (48, 40, 44)])
+@pytest.mark.parametrize("objects", OBJECTS)
+def test_patches_are_as_described(objects, shape):
+    labels = draw_labels(objects, shape)
+    np.testing.assert_array_equal(labels, draw_labels(objects, shape))
+    assert (labels != draw_labels(objects, shape, seed=1)).any()
+    share = (labels > 0).mean()
+    assert share > 0.6 if objects == "dense" else SPARSE_SHARE / 3 < share < SPARSE_SHARE * 2
+    assert len(np.unique(labels)) > 2
+    assert draw_image(labels).shape == shape
+    for form, channels in (("foreground", 1), ("affinities", len(shape))):
+        targets, mask = (part[0].numpy() for part in make_targets(labels[None], form, channels))
+        wrong = {}
+        for state in STATES:
+            logits = draw_logits(labels, form, state)
+            assert logits.dtype == np.float32
+            assert logits.shape == (channels, *shape)
+            wrong[state] = ((logits > 0) != (targets > 0))[mask].mean()
+        assert 0 < wrong["late"] < 0.1
+        assert 0.45 < wrong["untrained"] < 0.55
+
+
+def test_every_loss_has_a_row():
+    names = {settings.name for settings in losses.rows("foreground").values()}
+    assert names == {*LOSSES} - {"malis"}
+    assert {settings.name for settings in losses.rows("affinities").values()} == {
+        "ce", "supervoxel", "malis",
+    }  # fmt: skip
+    found = {*losses.rows("foreground"), *losses.rows("affinities")}
+    assert {*losses.TARGETS} <= found, "a target that no row is held against"
+    assert [*losses.rows("foreground", "scnp")] == ["scnp 3 of ce", "scnp 5 of ce"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("only", "words"),
+    [
+        ("malis", ["32^3, affinities", "malis alone", "dearest of target"]),
+        ("skeleton_recall", ["32^3, foreground", "skeleton_recall of ce_dice"]),
+        ("critical", ["32^3 voxels", "32^3 edges"]),
+        ("step", ["32^3 affinities, sparse late: supervoxel", "dense untrained: scnp"]),
+    ],
+)
+def test_losses_print_their_tables(only, words, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(losses, "_LEAST_ROUNDS", 1)
+    arguments = ["--folder", str(tmp_path), "--sizes", "32", "--only", only]
+    arguments += ["--seconds", "0", "--step-seconds", "0"]
+    monkeypatch.setattr(sys, "argv", [losses.__file__, *arguments])
+    losses.main()
+    said = capfd.readouterr().out
+    assert all(word in said for word in words), said
+    assert (tmp_path / "figures" / f"losses_{only}_cpu.json").exists()
 
 
 @pytest.mark.slow

@@ -13,7 +13,10 @@ import yaml
 
 from pipeline.storage.ledger import run_lock
 
-NOT_COMPARED = {"ledger", "report.html", "config.yaml"}
+# What tells of times and places; of training, by design, these two alone.
+NOT_COMPARED = (
+    "ledger", "report.html", "config.yaml", "checkpoint/timing.json", "checkpoint/tensorboard",
+)  # fmt: skip
 PATIENCE = 240
 
 
@@ -123,7 +126,8 @@ def results(run_dir):
         name = path.relative_to(run_dir)
         # What was being written when the process died lies beside its target, under another name.
         left_over = name.name.startswith(".") and name.name.endswith(".tmp")
-        if path.is_file() and name.parts[0] not in NOT_COMPARED and not left_over:
+        compared = not any(name.is_relative_to(other) for other in NOT_COMPARED)
+        if path.is_file() and compared and not left_over:
             found[str(name)] = path.read_bytes()
     return found
 

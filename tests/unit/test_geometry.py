@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError, ShapeError
-from pipeline.geometry import BlockGrid, Roi, check_indexable
+from pipeline.geometry import BlockGrid, Roi, check_indexable, middle_part
 
 extents = st.tuples(*[st.integers(1, 12)] * 3)
 halos = st.tuples(*[st.integers(0, 3)] * 3)
@@ -70,6 +70,15 @@ def test_misaligned_blocks_are_refused():
 
 def test_one_block_needs_no_alignment():
     BlockGrid.over((50, 50, 50), (50, 50, 50)).require_alignment((64, 64, 64))
+
+
+def test_a_box_is_cut_to_its_middle():
+    part = middle_part(Roi((10, 0, 0), (8, 40, 20)), 8 * 10 * 20)
+    assert part == Roi((10, 15, 0), (8, 10, 20))
+    assert middle_part(part, part.size) == part
+    # Of equal axes the first is cut; an odd extent keeps the larger half.
+    assert middle_part(Roi((0, 0, 0), (5, 5, 1)), 24) == Roi((1, 0, 0), (3, 5, 1))
+    assert middle_part(Roi((3, 4, 5), (7, 9, 5)), 1).shape == (1, 1, 1)
 
 
 def test_volume_beyond_63_bits_is_refused():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.arrays.permutation import holm, paired_permutation_test
+from pipeline.arrays.permutation import DRAWS, holm, paired_permutation_test, smallest_p
 from pipeline.errors import InputError, ShapeError
 
 FIGURES = st.lists(st.integers(-20, 20), min_size=1, max_size=9)
@@ -35,6 +35,21 @@ def test_three_cases_never_give_less_than_a_quarter() -> None:
 def test_no_difference() -> None:
     assert paired_permutation_test([0.3] * 5, [0.3] * 5) == 1.0
     assert paired_permutation_test([0.3] * 40, [0.3] * 40) == 1.0
+
+
+def test_differences_that_cancel_are_none() -> None:
+    """Sums that rounding alone tells from 0."""
+    for few in ([0.1, 0.2, -0.3], [0.7, 0.1, -0.8], [-1.1, 2.2, -1.1]):
+        assert paired_permutation_test(few, [0.0] * 3) == 1.0
+        assert paired_permutation_test([*few] * 7, [0.0] * 21) == 1.0
+
+
+def test_the_smallest_p() -> None:
+    for cases in (1, 2, 5, 16):
+        every = paired_permutation_test([1.0] * cases, [0.0] * cases)
+        assert smallest_p(cases) == every == 2 / 2**cases
+    assert smallest_p(60) == paired_permutation_test([1.0] * 60, [0.0] * 60) == 1 / (DRAWS + 1)
+    assert smallest_p(0) == 1.0
 
 
 def test_many_cases_are_drawn_reproducibly() -> None:

@@ -60,6 +60,34 @@ def test_contradictions_are_refused(
         model.model_validate(values)
 
 
+def test_null_steps_of_finetuning_are_a_share_of_pretraining() -> None:
+    def resolved(loss: object, **values: object) -> int:
+        values = {"finetune_steps": None, "loss": {"finetune": loss}, **values}
+        return TrainSettings.model_validate(values).finetune_steps
+
+    assert resolved("context") == 20  # 5 % of 400
+    assert resolved({"name": "context", "gamma": 0.2}, pretrain_steps=1000) == 50
+    assert resolved("supervoxel", pretrain_steps=1000) == 500
+    assert resolved({"name": "skeleton_recall", "of": "ce"}, pretrain_steps=7) == 4
+    assert resolved("context", finetune_steps=3) == 3
+    assert TrainSettings(loss=PhaseLosses.model_validate({"finetune": "context"})).steps == 600
+    given = TrainSettings.model_validate({"finetune_steps": None})
+    assert TrainSettings.model_validate_json(given.model_dump_json()) == given
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pretrain_steps": 0}, "nothing to train"),
+        ({"pretrain_steps": -1}, r"1 validation error.*\npretrain_steps"),
+        ({"loss": {"finetune": "fokal"}}, r"1 validation error.*\nloss.finetune"),
+    ],
+)
+def test_null_steps_of_nothing_are_refused_once(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainSettings.model_validate({"finetune_steps": None, **values})
+
+
 def test_the_names_of_losses_are_the_table() -> None:
     assert list(LOSS_SETTINGS) == list(LOSSES)
     assert all(known().name == name for name, known in LOSS_SETTINGS.items())

@@ -95,6 +95,19 @@ def test_equals_counting_pair_by_pair(shape, ids, levels, seed) -> None:
         np.testing.assert_allclose(ours, slow, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_in_a_wide_background(seed: int) -> None:
+    """Background is joined in several rounds, and the order of equal edges holds in each."""
+    random = np.random.default_rng(seed)
+    shape = (15, 14) if seed % 2 else (6, 7, 6)
+    labels = np.zeros(shape, np.uint64)
+    labels.flat[random.choice(labels.size, 9, replace=False)] = np.arange(1, 10)
+    logits = random.integers(0, 2, (len(shape), *shape)).astype(np.float32)
+    found = count_maximin_pairs(labels, logits, *edges_and_mask(labels))
+    for ours, slow in zip(found, pairs_one_by_one(labels, logits), strict=True):
+        np.testing.assert_allclose(ours, slow, rtol=1e-6, atol=1e-9)
+
+
 def test_order_of_extreme_logits() -> None:
     labels = np.array([[1, 0, 0, 0, 2]], np.uint64)
     for weakest in (np.float32("-inf"), np.float32(-1e-30), np.float32(0.0)):

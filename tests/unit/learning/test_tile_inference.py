@@ -273,3 +273,148 @@ def test_a_network_in_memory_predicts_as_one_from_disk(
 ) -> None:
     again = Predictor.of(load_model(model_directory).model, SETTINGS)
     np.testing.assert_array_equal(predict_roi(again, read, SHAPE, WHOLE), whole)
+
+
+# --- averages over mirrored inputs
+
+
+FLIPS = {"yx": [(), (1,), (2,), (1, 2)]}
+FLIPS["zyx"] = [*FLIPS["yx"], (0,), (0, 1), (0, 2), (0, 1, 2)]
+
+
+def flipped(predictor: Predictor, flips: str, **changes: Any) -> Predictor:
+    values = {**SETTINGS.model_dump(), "flips": flips, **changes}
+    return Predictor.of(predictor.model, PredictSettings.model_validate(values))
+
+
+def edges_of_mirror(model: UNet, image: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Affinities (float64) from the network's view of a mirrored whole image, pair by pair.
+
+    The pair of v - 1 and v along a mirrored axis of extent n lies at n - 1 - v and n - v there, and
+    the second of these stores it. Pairs that reach beyond the image are NaN.
+    """
+    with torch.inference_mode():
+        batch = torch.from_numpy(np.flip(image, axes).copy())[None, None]
+        seen = torch.sigmoid(model(batch))[0].double().numpy()
+    found = np.full(seen.shape, np.nan)
+    first = 3 - model.settings.dimensions
+    for channel, stored in enumerate(seen):
+        own = first + channel if model.settings.output == "affinities" else None
+        for v in np.ndindex(image.shape):
+            pairs = zip(v, image.shape, strict=True)
+            at = [n - 1 - i if a in axes else i for a, (i, n) in enumerate(pairs)]
+            if own in axes:
+                at[own] += 1
+                if v[own] == 0:
+                    continue
+            found[(channel, *v)] = stored[tuple(at)]
+    return found
+
+
+@pytest.mark.parametrize("flips", ["yx", "zyx"])
+def test_mirrors_are_averaged_pair_by_pair(
+    predictor: Predictor, foreground: Predictor, flips: str
+) -> None:
+    tile = Roi((8, 12, 16), (8, 12, 16))
+    image = IMAGE[tile.grow(SETTINGS.context).slices]
+    inner = (slice(None), *Roi(SETTINGS.context, tile.shape).slices)
+    for network in (predictor, foreground):
+        views = [edges_of_mirror(network.model, image, axes)[inner] for axes in FLIPS[flips]]
+        expected = np.mean(views, axis=0)
+        assert np.isfinite(expected).all()
+        assert np.abs(expected - views[0]).max() > 0.1
+        exact = flipped(network, flips, precision="fp32")
+        np.testing.assert_allclose(exact.probabilities(image), expected, atol=1e-5)
+    edges = predict_roi(flipped(predictor, flips, precision="fp32"), read, SHAPE, tile)
+    affinities = flipped(predictor, flips, precision="fp32").probabilities(image)
+    np.testing.assert_array_equal(edges, np.rint(affinities.double().numpy() * 255))
+
+
+def test_mirrors_of_a_whole_volume(predictor: Predictor) -> None:
+    """One tile with the volume in it, against the network on mirrored whole arrays."""
+    exact = flipped(predictor, "zyx", tile=(24, 32, 40), context=(2, 2, 2), precision="fp32")
+    padded = np.pad(IMAGE, [(2, 5), (2, 4), (2, 5)], mode="edge")
+    views = [edges_of_mirror(exact.model, padded, axes) for axes in FLIPS["zyx"]]
+    inner = (slice(None), *Roi((2, 2, 2), SHAPE).slices)
+    expected = np.rint(255 * np.mean(views, axis=0)[inner])
+    for axis in range(3):
+        np.moveaxis(expected[axis], axis, 0)[0] = 0
+    found = predict_roi(exact, read, SHAPE, WHOLE).astype(int)
+    assert np.abs(found - expected).max() <= 1
+    assert (found == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize(("flips", "block"), [("yx", (21, 5, 37)), ("zyx", (7, 11, 13))])
+def test_blocks_do_not_show_in_mirrors(
+    predictor: Predictor, foreground: Predictor, flips: str, block: Triple
+) -> None:
+    for network in (predictor, foreground):
+        mirrored = flipped(network, flips)
+        whole = predict_roi(mirrored, read, SHAPE, WHOLE)
+        assert (whole != predict_roi(network, read, SHAPE, WHOLE)).any()
+        assert not any(np.moveaxis(whole[axis], axis, 0)[0].any() for axis in range(3))
+        for cell in BlockGrid(WHOLE, block):
+            found = predict_roi(mirrored, read, SHAPE, cell.write)
+            np.testing.assert_array_equal(found, whole[(slice(None), *cell.write.slices)])
+
+
+def test_a_symmetric_image_gets_symmetric_affinities(
+    predictor: Predictor, foreground: Predictor
+) -> None:
+    shape: Triple = (8, 12, 16)
+    image = IMAGE[Roi((0, 0, 0), shape).slices].copy()
+    for axis in range(3):
+        image += np.flip(image, axis)
+    for network in (predictor, foreground):
+        mirrored = flipped(network, "zyx", precision="fp32")
+        found = predict_roi(mirrored, lambda roi: image[roi.slices], shape, Roi((0, 0, 0), shape))
+        alone = predict_roi(network, lambda roi: image[roi.slices], shape, Roi((0, 0, 0), shape))
+        for channel, axis in np.ndindex(3, 3):
+            edges, before = (np.moveaxis(e[channel], axis, 0).astype(int) for e in (found, alone))
+            if channel == axis:  # the pair of v - 1 and v mirrors that of n - v - 1 and n - v
+                edges, before = edges[1:], before[1:]
+            assert np.abs(edges - edges[::-1]).max() <= 1
+            assert np.abs(before - before[::-1]).max() > 10
+
+
+@pytest.mark.parametrize("output", ["affinities", "foreground"])
+def test_planes_are_not_mirrored_along_z(tmp_path: Path, output: str) -> None:
+    flat = Predictor.load(save_network(tmp_path / "flat", output=output, **FLAT), SETTINGS)
+    views = {flips: predict_roi(flipped(flat, flips), read, SHAPE, WHOLE) for flips in FLIPS}
+    np.testing.assert_array_equal(views["zyx"], views["yx"])
+    assert not views["zyx"][0].any()
+    assert (views["yx"] != predict_roi(flat, read, SHAPE, WHOLE)).any()
+    image = IMAGE[Roi((8, 8, 12), (8, 20, 24)).slices]
+    edges = [edges_of_mirror(flat.model, image, axes) for axes in FLIPS["yx"]]
+    found = flipped(flat, "zyx", precision="fp32").probabilities(image)
+    expected = np.mean(edges, axis=0)[:, :, 4:-4, 4:-4]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_mirrored_affinities_need_context(
+    model_directory: Path, predictor: Predictor, foreground: Predictor, tmp_path: Path
+) -> None:
+    bare = {"tile": (8, 12, 16), "context": (0, 4, 4)}
+    settings = PredictSettings.model_validate({**bare, "flips": "zyx"})
+    message = r"flips: zyx needs predict.context of at least 1 along z, got \(0, 4, 4\)"
+    with pytest.raises(InputError, match=message):
+        Predictor.load(model_directory, settings)
+    with pytest.raises(InputError, match=message):
+        Predictor.of(predictor.model, settings)
+    with pytest.raises(InputError, match="at least 1 along x"):
+        flipped(predictor, "yx", context=(2, 4, 0))
+    # What is not mirrored, or not between voxels, needs none.
+    for allowed in (
+        flipped(predictor, "yx", **bare),
+        flipped(foreground, "zyx", **bare),
+        flipped(Predictor.load(save_network(tmp_path / "flat", **FLAT), SETTINGS), "zyx", **bare),
+    ):
+        assert predict_roi(allowed, read, SHAPE, WHOLE).any()
+
+
+def test_a_nan_of_a_mirror_is_an_error(model_directory: Path) -> None:
+    predictor = Predictor.load(model_directory, SETTINGS.model_copy(update={"flips": "yx"}))
+    with torch.no_grad():
+        predictor.model.head.bias.fill_(float("nan"))
+    with pytest.raises(DataError, match="output"):
+        predict_roi(predictor, read, SHAPE, Roi((0, 0, 0), (2, 2, 2)))

@@ -258,6 +258,12 @@ OTHER_SECTIONS = {
     "predict.tile": [32, 32, 32],
     "predict.context": [8, 8, 8],
     "predict.precision": "fp32",
+    "predict.flips": "yx",
+    "comparison.seeds": [5],
+    "comparison.learning_rate": 0.5,
+    "comparison.closing_radii_vox": [],
+    "comparison.losses": {"ce_dice": "ce_dice", "ce": "ce"},
+    "comparison.cost_steps": 9,
 }
 
 

@@ -32,7 +32,7 @@ from pipeline.stages.ingest import normalisation_note
 from pipeline.stages.keys import stage_keys
 from pipeline.stages.run import Run
 from pipeline.stages.train_process import LOG, main
-from pipeline.stages.validate import Validation, middle_part, validation_truth
+from pipeline.stages.validate import Validation, validation_truth
 from pipeline.storage.swc import write_swc
 
 SPEC = PhantomSpec((32, 48, 64), (1000.0, 400.0, 400.0), 3, 3)
@@ -303,12 +303,6 @@ def test_a_region_without_truth_is_refused_before_anything_is_computed(
     with pytest.raises(InputError, match=r"swc: .*holds no node.*train.validate_every_steps to 0"):
         go(values)
     assert not (tmp_path / "run").exists()
-
-
-def test_large_regions_are_cut_to_their_middle() -> None:
-    part = middle_part(Roi((10, 0, 0), (8, 40, 20)), 8 * 10 * 20)
-    assert part == Roi((10, 15, 0), (8, 10, 20))
-    assert middle_part(part, part.size) == part
 
 
 # --- beginning with another network
