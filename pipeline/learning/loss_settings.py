@@ -263,4 +263,6 @@ LOSS_SETTINGS: dict[str, type[LossSettings]] = {
 def compared_losses() -> dict[str, LossSettings]:
     """The losses that are compared unless a configuration names others, by row."""
     names = ("ce_dice", "supervoxel", "scnp", "context", "skeleton_recall", "cldice")
-    return {name: parse_loss(name) for name in names}
+    # The baseline does not balance classes: what topology adds should not be mixed with that.
+    plain = SupervoxelSettings(class_balance_bound=1.0)
+    return {name: plain if name == plain.name else parse_loss(name) for name in names}

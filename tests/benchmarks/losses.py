@@ -391,12 +391,7 @@ def main() -> None:
         ]
         print_critical(figures["critical"])
     if given.only in (None, "step"):
-        figures["step"] = [
-            measure_step(case, losses, clock, given)
-            for shape in step_shapes
-            for case, losses in step_cases(shape, given.seed)
-        ]
-        print_steps(figures["step"], device)
+        figures["step"] = list(_all_steps(step_shapes, clock, given))
     parts = ["losses", given.only, "quick" if given.quick else None, device.type]
     save(given.folder / "figures", "_".join(part for part in parts if part), figures)
 
@@ -410,6 +405,14 @@ def _all_losses(shapes: tuple[Shape, ...], clock: Clock, given: Any) -> Iterator
             found = measure_losses(shape, form, chosen, clock, given)
             print_losses(found)
             yield found
+
+
+def _all_steps(shapes: tuple[Shape, ...], clock: Clock, given: Any) -> Iterator[dict[str, Any]]:
+    """Likewise."""
+    for shape in shapes:
+        found = [measure_step(*pair, clock, given) for pair in step_cases(shape, given.seed)]
+        print_steps(found, clock.device)
+        yield from found
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def test_the_defaults_run_every_stage() -> None:
     [deployment] = yaml.safe_load(FILE.read_text())["deployments"]
     config = parse_config(deployment["parameters"]["config"])
     assert needs_phantom(config)
-    assert plan(on_phantom(config)) == STAGES
+    # A phantom comes without the other segmentation that this one reads.
+    all_but_one = tuple(stage for stage in STAGES if stage.name != "reference_overlap")
+    assert plan(on_phantom(config)) == all_but_one
     for region in (config.regions.train, config.regions.score):
         assert region is not None
         assert config.phantom is not None
