@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -92,9 +93,20 @@ def open_journal(
             # A second to import, only where it is used.
             from torch.utils.tensorboard import SummaryWriter
 
+            _wait_for_a_later_name(directory / BOARD)
             board = SummaryWriter(str(directory / BOARD), purge_step=first)
             stack.callback(board.close)
         yield Journal(log, validation, board)
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """TensorBoard reads files by name, which begins with the second that they were made in.
+
+    One made in the same second as an earlier one could come before it, and purge its points.
+    """
+    seconds = {int(file.name.split(".")[3]) for file in folder.glob("events.out.tfevents.[0-9]*")}
+    while int(time.time()) in seconds:
+        time.sleep(0.05)
 
 
 def last_loss(directory: Path) -> float:

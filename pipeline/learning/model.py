@@ -2,8 +2,13 @@
 
 There is no normalisation layer: a voxel's output depends on the voxels in its receptive field and
 on nothing else, so the tile that computes it does not show (`receptive_radius` says how far that
-reaches). What normalisation would do for training is done by residual blocks whose second
-convolution starts small.
+reaches), and samples of a batch do not see each other. What normalisation would do for training is
+done on the weights: every kernel is used with mean 0 and the variance that keeps that of its input,
+times a gain per channel that is learned, and residual blocks begin near the identity. Without it,
+activations grew in training and the loss jumped; with it, twice the rate of learning is stable.
+
+Source: Brock, De, Smith 2021, "Characterizing signal propagation to close the performance gap in
+unnormalized ResNets" (scaled weight standardisation).
 
 Pooling and unpooling are convolutions whose stride is their extent. They cost 1 % of the
 arithmetic and, unlike max pooling, have deterministic gradients on GPUs.
@@ -13,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +30,7 @@ from pipeline.learning.settings import NetworkSettings
 
 CONVOLUTIONS_PER_BLOCK = 2
 _LEAK = 0.1  # slope of the activation below zero
+_TINY = 1e-6  # kernels whose elements are all alike
 
 
 def pool_factors(settings: NetworkSettings) -> tuple[Triple, ...]:
@@ -70,14 +77,33 @@ def _seen(first: int, last: int, factors: list[int], reach: int) -> tuple[int, i
     return first - reach, last + reach  # the encoder's block
 
 
+class _Convolution(nn.Conv3d):
+    """A convolution whose kernels have mean 0 and a variance of gain^2 over their inputs."""
+
+    def __init__(self, channels_in: int, channels: int, kernel: Triple, **options: Any) -> None:
+        super().__init__(channels_in, channels, kernel, **options)
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.standardised(), self.bias)
+
+    def standardised(self) -> Tensor:
+        """The kernels as they are used, float32."""
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3, 4), correction=0, keepdim=True)
+        scale = torch.rsqrt(variance * _inputs(self) + _TINY) * self.gain.view(-1, 1, 1, 1, 1)
+        return (self.weight - mean) * scale
+
+
 class _Block(nn.Module):
     """Two convolutions; a residual connection where the channels agree."""
 
     def __init__(self, channels_in: int, channels: int, kernel: Triple) -> None:
         super().__init__()
         padding = triple(tuple(extent // 2 for extent in kernel))
-        self.first = nn.Conv3d(channels_in, channels, kernel, padding=padding)
-        self.second = nn.Conv3d(channels, channels, kernel, padding=padding)
+        # Kernels of mean 0 on the image itself would not see how bright it is, only how it changes.
+        first = nn.Conv3d if channels_in == 1 else _Convolution
+        self.first = first(channels_in, channels, kernel, padding=padding)
+        self.second = _Convolution(channels, channels, kernel, padding=padding)
         self.residual = channels_in == channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +130,7 @@ class UNet(nn.Module):
             _Block(1 if level == 0 else width, width, settings.kernel)
             for level, width in enumerate(widths)
         )
-        self.downs = nn.ModuleList(nn.Conv3d(a, b, f, stride=f) for a, b, f in steps)
+        self.downs = nn.ModuleList(_Convolution(a, b, f, stride=f) for a, b, f in steps)
         self.ups = nn.ModuleList(nn.ConvTranspose3d(b, a, f, stride=f) for a, b, f in steps)
         self.decoders = nn.ModuleList(_Block(a, a, settings.kernel) for a in widths[:-1])
         self.head = nn.Conv3d(settings.width, settings.channels, 1)
@@ -152,6 +178,8 @@ def initialise(model: UNet, seed: int) -> None:
                 gain = (2.0 / (1.0 + _LEAK**2)) ** 0.5 * (0.1 if id(layer) in small else 1.0)
                 deviation = gain / _inputs(layer) ** 0.5
                 layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * deviation)
+                if isinstance(layer, _Convolution):
+                    layer.gain.fill_(gain)
                 assert layer.bias is not None
                 layer.bias.zero_()
 

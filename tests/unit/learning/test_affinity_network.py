@@ -92,3 +92,45 @@ def test_untrained_logits_are_small_and_not_constant() -> None:
 def test_inputs_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"stride|expected an image"):
         network(NetworkSettings(width=2))(torch.zeros(shape))
+
+
+def convolutions(model: UNet) -> list[torch.nn.Module]:
+    return [layer for layer in model.modules() if hasattr(layer, "standardised")]
+
+
+def test_kernels_are_used_with_mean_0_and_the_variance_of_their_gain() -> None:
+    model = network(NetworkSettings(width=4, levels=3))
+    for layer in convolutions(model):
+        with torch.no_grad():
+            layer.weight.mul_(7.0).add_(3.0)  # neither shows
+            layer.gain.copy_(torch.linspace(0.5, 2.0, len(layer.gain)))
+        kernels = layer.standardised().detach().flatten(1)
+        torch.testing.assert_close(kernels.mean(1), torch.zeros(len(kernels)), atol=1e-4, rtol=0)
+        inputs = kernels.shape[1]
+        torch.testing.assert_close(kernels.var(1, correction=0) * inputs, layer.gain.detach() ** 2)
+    assert len(convolutions(model)) == 5 * 2 - 1 + 2, "all but the first, the ups and the head"
+
+
+def test_kernels_of_equal_elements_stay_finite() -> None:
+    model = network(NetworkSettings(width=2, levels=2))
+    with torch.no_grad():
+        for layer in convolutions(model):
+            layer.weight.fill_(3.0)
+    output = model(torch.randn(1, 1, 4, 4, 4))
+    output.sum().backward()
+    assert output.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_brightness_is_seen() -> None:
+    model = network(NetworkSettings(width=4, levels=2))
+    dark, bright = (model(torch.full((1, 1, 8, 8, 8), level)) for level in (0.0, 1.0))
+    assert (dark - bright).abs().max() > 1e-3
+
+
+def test_samples_of_a_batch_do_not_see_each_other() -> None:
+    model = network(NetworkSettings(width=4, levels=2))
+    images = torch.randn(3, 1, 8, 8, 8) * torch.tensor([1.0, 50.0, 0.01]).view(3, 1, 1, 1, 1)
+    together = model(images)
+    for index, image in enumerate(images):
+        torch.testing.assert_close(model(image[None])[0], together[index])

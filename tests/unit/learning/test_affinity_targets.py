@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pipeline.arrays.labels import IGNORE
-from pipeline.errors import DtypeError, ShapeError
+from pipeline.errors import DataError, DtypeError, ShapeError
 from pipeline.learning.batch import LossBatch
-from pipeline.learning.targets import affinity_targets
+from pipeline.learning.targets import affinity_targets, make_targets
 
 BIG = 2**63 + 3
 
@@ -45,8 +45,38 @@ def test_ids_that_float32_cannot_tell_apart_do_not_join() -> None:
 
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"\(B, Z, Y, X\)"):
-        affinity_targets(np.zeros((2, 2, 2), np.uint64))
+        affinity_targets(np.zeros((2, 2), np.uint64))
     with pytest.raises(DtypeError, match="uint64"):
         affinity_targets(np.zeros((1, 2, 2, 2), np.int32))
     with pytest.raises(ShapeError, match="want logits"):
         LossBatch.of(torch.zeros(1, 3, 2, 2, 2), np.zeros((1, 2, 2, 3), np.uint64))
+    with pytest.raises(ShapeError, match="foreground of 2-D labels have 1 channels, got 2"):
+        make_targets(np.zeros((1, 2, 2), np.uint64), "foreground", 2)
+    with pytest.raises(DataError, match=r"0 \.\. 2, got 3"):
+        make_targets(np.full((1, 2, 2), 3, np.uint64), "classes", 3)
+    with pytest.raises(DataError, match="class numbers"):
+        make_targets(np.full((1, 2, 2), 2**63, np.uint64), "classes", 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5), (2, 3, 4, 5)])
+def test_every_form_voxel_by_voxel(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    labels = random.choice(np.array([0, 0, 1, 1, 2, IGNORE], np.uint64), shape)
+    axes = len(shape) - 1
+    forms = (("affinities", axes), ("foreground", 1), ("classes", 3))
+    found = {form: make_targets(labels, form, channels) for form, channels in forms}  # type: ignore[arg-type]
+    for place in np.ndindex(shape):
+        sample, voxel = place[0], place[1:]
+        label = int(labels[place])
+        known = label != IGNORE
+        target, mask = (t[(sample, 0, *voxel)] for t in found["foreground"])
+        assert (bool(target), bool(mask)) == (known and label > 0, known)
+        for channel in range(3):
+            target, mask = (t[(sample, channel, *voxel)] for t in found["classes"])
+            assert (bool(target), bool(mask)) == (label == channel, known)
+        for axis in range(axes):
+            before = tuple(v - (a == axis) for a, v in enumerate(voxel))
+            other = int(labels[(sample, *before)]) if before[axis] >= 0 else int(IGNORE)
+            counts = known and other != IGNORE
+            target, mask = (t[(sample, axis, *voxel)] for t in found["affinities"])
+            assert (bool(target), bool(mask)) == (counts and label == other > 0, counts)
