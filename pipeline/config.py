@@ -331,9 +331,10 @@ class ComparisonConfig(StrictModel):
                 )
         for field, least in (("seeds", 0), ("closing_radii_vox", 1)):
             values = getattr(self, field)
-            if len(set(values)) < len(values) or min(values, default=least) < least:
+            known = all(least <= value < 2**31 for value in values)
+            if len(set(values)) < len(values) or not known:
                 raise ValueError(
-                    f"{field}: expected different numbers of at least {least}, got {values}"
+                    f"{field}: expected different numbers from {least} to 2**31 - 1, got {values}"
                 )
         if not self.seeds:
             raise ValueError("seeds: expected at least one")

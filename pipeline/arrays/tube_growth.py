@@ -162,7 +162,10 @@ class Growth:
         medians = local_medians(voxels, ids, values, window.astype(np.int64))
         table = {(*v, i): m for v, i, m in zip(voxels.tolist(), ids.tolist(), medians, strict=True)}
         wanted = zip(lines, near.ids.tolist(), strict=True)
-        return np.array([table[(*v, label)] for line, label in wanted for v in line.tolist()])
+        # An edge outside the volume is not among `edges`: its level is as unknown as that of any
+        # axis voxel there.
+        found = [table.get((*v, label), np.nan) for line, label in wanted for v in line.tolist()]
+        return np.array(found)
 
 
 def _axis_voxels(edges: TubeEdges) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:

@@ -160,8 +160,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _read_note(path: Path) -> dict[str, Any]:
+    data = read_bytes(path)
     try:
-        note = json.loads(read_bytes(path))
+        note = json.loads(data)
     except ValueError as error:
         raise InputError(f"{path} is not JSON, or is damaged: {error}") from error
     if not isinstance(note, dict) or note.get("format") != FORMAT:

@@ -1,6 +1,6 @@
 """Settings of every loss, by name: the half of the table of losses that needs no torch.
 
-A loss is named alone (`ce`) or with its parameters (`{name: tversky, alpha: 0.3}`); some contain
+A loss is named alone (`ce`) or with its parameters (`{name: focal, gamma: 1}`); some contain
 another one (`{name: scnp, of: {name: dice}}`). Adding a loss is a class here, a row in
 `LOSS_SETTINGS`, and a row in `pipeline.learning.losses.LOSSES`.
 """
@@ -43,6 +43,17 @@ class LossSettings(BaseModel):
         """Whether the loss, and all that it contains, are defined for a form of targets."""
         return form in self.forms and all(part.suits(form) for part in self.parts())
 
+    def problem(self, form: str, dimensions: int) -> str | None:
+        """What is wrong with the loss, or one that it contains, for such targets; None: nothing."""
+        if form not in self.forms:
+            return f"loss {self.name} is not defined for {form}, only for {', '.join(self.forms)}"
+        found = self._own_problem(form, dimensions)
+        inner = (part.problem(form, dimensions) for part in self.parts())
+        return found or next((text for text in inner if text), None)
+
+    def _own_problem(self, form: str, dimensions: int) -> str | None:
+        return None
+
     def parts(self) -> Iterator[LossSettings]:
         """The losses that this one contains."""
         for field in type(self).model_fields:
@@ -62,7 +73,7 @@ def parse_loss(value: Any) -> LossSettings:
     given = {"name": value} if isinstance(value, str) else value
     if not isinstance(given, Mapping) or "name" not in given:
         raise ValueError(f"expected the name of a loss, or a mapping with its name, got {value!r}")
-    known = LOSS_SETTINGS.get(given["name"])
+    known = LOSS_SETTINGS.get(given["name"]) if isinstance(given["name"], str) else None
     if known is None:
         raise ValueError(f"unknown loss {given['name']!r}: there are {', '.join(LOSS_SETTINGS)}")
     try:
@@ -153,13 +164,30 @@ class SupervoxelSettings(LossSettings):
         "critical voxels carried to edges; foreground always takes voxels",
     )
     mode: Literal["linear", "local", "global"] = Field(
-        "linear", description="definition of a critical component, for voxels"
+        "linear",
+        description="definition of a critical component; edges have the linear one alone",
     )
     connectivity: Literal[4, 6, 8, 18, 26] | None = Field(
         None,
         description="of voxels; none: 8 or 26 for foreground, 4 or 6 for affinities",
     )
     class_balance_bound: Bound = Field(4.0, description="as for ce")
+
+    def _own_problem(self, form: str, dimensions: int) -> str | None:
+        on_edges = form == "affinities" and self.critical == "edges"
+        if on_edges and (self.mode != "linear" or self.connectivity is not None):
+            return (
+                f"loss supervoxel: mode {self.mode} and connectivity {self.connectivity} are for "
+                "voxels; critical edges are linear, between neighbours along the axes: leave both "
+                "out, or set critical: voxels"
+            )
+        known = (4, 8) if dimensions == 2 else (6, 18, 26)
+        if self.connectivity not in (None, *known):
+            return (
+                f"loss supervoxel: connectivity {self.connectivity} in {dimensions} dimensions: "
+                f"expected one of {known}"
+            )
+        return None
 
 
 class ScnpSettings(LossSettings):
@@ -182,6 +210,14 @@ class ScnpSettings(LossSettings):
         if isinstance(self.window, tuple) and len(extents) not in (2, 3):
             raise ValueError(f"window must have one extent, or one for each axis, got {extents}")
         return self
+
+    def _own_problem(self, form: str, dimensions: int) -> str | None:
+        if isinstance(self.window, tuple) and len(self.window) != dimensions:
+            return (
+                f"loss scnp: window {self.window} in {dimensions} dimensions: give one extent, or "
+                f"{dimensions}"
+            )
+        return None
 
 
 class ContextSettings(LossSettings):

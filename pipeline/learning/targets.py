@@ -76,7 +76,7 @@ def labels_tensor(labels: NDArray[np.uint64]) -> Tensor:
     """
     if labels.dtype != np.uint64:
         raise DtypeError(f"expected uint64 labels, got {labels.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(labels).view(np.int64))
+    return torch.from_numpy(np.require(labels, requirements=["C", "W"]).view(np.int64))
 
 
 def _affinities(ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,9 +94,10 @@ def _affinities(ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _one_hot(ids: Tensor, known: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    largest = int(ids.masked_fill(~known, 0).max()) if ids.numel() else 0
-    if largest >= channels or bool((ids < _IGNORE_AS_INT64).any()):
-        raise DataError(f"labels must be class numbers 0 .. {channels - 1}, got {largest}")
+    wrong = ids[known & ((ids < 0) | (ids >= channels))]
+    if wrong.numel():
+        found = int(wrong[0]) % 2**64  # the bits are those of a uint64
+        raise DataError(f"labels must be class numbers 0 .. {channels - 1}, got {found}")
     classes = torch.arange(channels, device=ids.device).view(1, -1, *(1,) * (ids.ndim - 1))
     targets = (ids[:, None] == classes).float()
     return targets, known[:, None].expand_as(targets)

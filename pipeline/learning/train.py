@@ -207,10 +207,11 @@ def check_training(settings: TrainSettings, network: NetworkSettings) -> None:
         )
     for phase in ("pretrain", "finetune"):
         loss = getattr(settings.loss, phase)
-        if getattr(settings, f"{phase}_steps") and not loss.suits(network.output):
+        problem = loss.problem(network.output, network.dimensions)
+        if getattr(settings, f"{phase}_steps") and problem:
             raise InputError(
-                f"train.loss.{phase} {loss.name!r} is not defined for network.output "
-                f"{network.output!r}: choose another loss or another output"
+                f"train.loss.{phase} does not suit network.output {network.output!r} in "
+                f"{network.dimensions} dimensions: {problem}"
             )
 
 

@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.labels import IGNORE, Labels
+from pipeline.arrays.masks import label_components as number_components
 from pipeline.arrays.metrics import score
 from pipeline.arrays.segmentation_metrics import (
     BETTER,
@@ -108,11 +108,12 @@ def nothing_to_score(run: Run) -> InputError:
 def label_components(mask: NDArray[np.bool_], dimensions: int) -> Labels:
     """Components of a (Z, Y, X) mask with diagonals, uint64 from 1; plane by plane in 2-D."""
     if dimensions == 3:
-        return cc3d.connected_components(mask, connectivity=26).astype(np.uint64)
-    labels = np.zeros(mask.shape, np.uint64)
+        return number_components(mask, 26)[0].astype(np.uint64)
+    labels, count = np.zeros(mask.shape, np.uint64), 0
     for z, plane in enumerate(mask):
-        found = cc3d.connected_components(plane, connectivity=8).astype(np.uint64)
-        labels[z] = np.where(found > 0, found + labels.max(), 0)
+        found, pieces = number_components(plane, 8)
+        labels[z] = np.where(found > 0, found.astype(np.uint64) + np.uint64(count), np.uint64(0))
+        count += pieces
     return labels
 
 

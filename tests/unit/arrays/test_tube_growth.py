@@ -413,3 +413,42 @@ def test_senseless_growth_is_refused(changes, message):
 def test_a_box_beyond_the_image_is_refused():
     with pytest.raises(InputError, match="the image fills"):
         grown([], [], growth(np.zeros(SHAPE)), WHOLE.grow((0, 0, 1)))
+
+
+@pytest.mark.parametrize("beyond", range(9))
+def test_a_tracing_that_runs_off_the_image_grows_nothing(beyond):
+    image = np.zeros((16, 24, 24), np.float32)
+    image[:, 8:14] = 5.0
+    volume = Roi((0, 0, 0), (16, 24, 24))
+    growth = Growth(
+        read=lambda roi: image[roi.slices],
+        volume=volume,
+        reach_nm=4.0,
+        fraction=0.5,
+        background=0.0,
+        floor=0.5,
+    )
+    inside = Skeleton("a", [[8, 11, 2], [8, 11, 12], [8, 11, 20]], [[1, 0], [2, 1]])
+    outside = Skeleton("b", [[8, 11, 24 + beyond], [8, 14, 24 + beyond]], [[1, 0]])
+
+    def drawn(skeletons):
+        return training_targets(
+            skeletons,
+            range(1, len(skeletons) + 1),
+            volume,
+            voxel_size_nm=(1.0, 1.0, 1.0),
+            radius_nm=1.5,
+            min_radius_nm=1.0,
+            shell_nm=0.0,
+            negatives="assumed",
+            growth=growth,
+        )
+
+    both, alone = drawn([inside, outside]), drawn([inside])
+    assert (both == 1).any()
+    if beyond > 1:
+        # No voxel of its tube is in the image. Voxels nearest to it are judged by its axis, of
+        # which nothing is known, so they stay out; beyond its reach nothing changes.
+        assert ((both == alone) | (both == 0)).all()
+    if beyond > 5:
+        np.testing.assert_array_equal(both, alone)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+from itertools import product
+
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from pipeline.learning.loss_settings import LOSS_SETTINGS
+from pipeline.learning.loss_settings import LOSS_SETTINGS, parse_loss
 from pipeline.learning.losses import LOSSES
 from pipeline.learning.settings import (
     AugmentSettings,
@@ -91,3 +94,44 @@ def test_null_steps_of_nothing_are_refused_once(values: dict[str, object], messa
 def test_the_names_of_losses_are_the_table() -> None:
     assert list(LOSS_SETTINGS) == list(LOSSES)
     assert all(known().name == name for name, known in LOSS_SETTINGS.items())
+
+
+LINEAR_ONLY = "critical edges are linear"
+
+
+@pytest.mark.parametrize(
+    ("loss", "form", "dimensions", "message"),
+    [
+        ({"name": "scnp", "window": [3, 3]}, "foreground", 3, "one extent, or 3"),
+        ({"name": "scnp", "of": {"name": "scnp", "window": [3, 3]}}, "classes", 3, "or 3"),
+        ({"name": "scnp", "window": [3, 5, 5]}, "affinities", 2, "one extent, or 2"),
+        ({"name": "scnp", "of": "malis"}, "foreground", 3, "malis is not defined for foreground"),
+        ({"name": "supervoxel", "mode": "global"}, "affinities", 3, LINEAR_ONLY),
+        ({"name": "supervoxel", "connectivity": 6}, "affinities", 3, LINEAR_ONLY),
+        ({"name": "supervoxel", "connectivity": 8}, "foreground", 3, r"\(6, 18, 26\)"),
+        (
+            {"name": "supervoxel", "critical": "voxels", "connectivity": 26},
+            "affinities", 2, r"\(4, 8\)",
+        ),
+    ],
+)  # fmt: skip
+def test_losses_that_do_not_suit_the_targets_say_why(
+    loss: dict[str, object], form: str, dimensions: int, message: str
+) -> None:
+    assert re.search(message, parse_loss(loss).problem(form, dimensions) or "nothing")
+
+
+def test_losses_that_suit_have_no_problem() -> None:
+    for form, dimensions in product(("affinities", "foreground", "classes"), (2, 3)):
+        for name in LOSS_SETTINGS:
+            loss = parse_loss(name)
+            assert (loss.problem(form, dimensions) is None) == loss.suits(form)
+    voxels = {"name": "supervoxel", "critical": "voxels", "mode": "global", "connectivity": 26}
+    assert parse_loss(voxels).problem("affinities", 3) is None
+    assert parse_loss({"name": "supervoxel", "mode": "local"}).problem("foreground", 2) is None
+
+
+@pytest.mark.parametrize("name", [["ce"], {}, None, 3])
+def test_a_name_that_is_no_text_is_refused(name: object) -> None:
+    with pytest.raises(ValidationError, match="unknown loss"):
+        PhaseLosses.model_validate({"finetune": {"name": name}})

@@ -211,3 +211,13 @@ def test_errors_by_hand() -> None:
     # 9 is seen in two columns, 8 in two: of equal ones the smaller label comes first.
     assert found["segments"].tolist() == [[0, 2, 1, 1, 2, 0]]
     assert found["segments"].dtype == np.uint16
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 1, 1), (1, 7, 1)])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_components_of_a_line_of_voxels(shape, dimensions):
+    mask = np.zeros(shape, np.bool_)
+    mask.flat[::2] = True
+    labels = label_components(mask, dimensions)
+    assert labels[mask].tolist() == list(range(1, mask.sum() + 1))
+    assert not labels[~mask].any()
