@@ -152,7 +152,8 @@ class TargetConfig(StrictModel):
     source: Literal["auto", "labels", "skeletons"] = "auto"
     """Dense labels, or tracings drawn as tubes; auto takes labels if they are given."""
     radius_nm: float | None = Field(None, gt=0)
-    """Radius of the tubes; null takes each node's own."""
+    """Radius of the tubes; null takes each node's own. This and what follows as far as
+    sampled_seed is for tracings alone."""
     min_radius_nm: float | None = Field(None, gt=0)
     """Nodes thinner than this are drawn with this radius; null: the shortest edge of a voxel."""
     shell_nm: float = Field(0.0, ge=0)
@@ -297,7 +298,8 @@ class ComparisonConfig(StrictModel):
     `regions`: each seed is pretrained once with `train.loss.pretrain`, and from there every loss
     is fine-tuned for `train.finetune_steps`. All get the same number of steps, also those whose
     authors fine-tune for a share of the pretraining (`context`: 5 %): what is compared are losses,
-    not budgets.
+    not budgets. So the last network of each training is scored, and each training is one process:
+    `train.loss.finetune`, `train.validate_every_steps` and `train.processes` are not used.
     """
 
     losses: dict[str, AnyLoss] = Field(default_factory=compared_losses)

@@ -80,7 +80,7 @@ def check_roles(
         InputError: a value in both lists; background that is 2**64 - 1; a value beyond `dtype`.
     """
     if dtype.kind not in "iub":
-        raise DtypeError(f"labels are integers, got {dtype}")
+        raise DtypeError(f"labels must be integers, got {dtype}")
     both = sorted(set(ignore) & set(background))
     if both:
         raise InputError(f"labels {both} are to be ignored and background at once: choose one")
@@ -117,7 +117,10 @@ def number_pieces(plane: NDArray[np.uint64], *, first: int = 0) -> NDArray[np.ui
         piece (4 neighbours); 0 and `IGNORE` stay.
     """
     known = plane != IGNORE
-    pieces = cc3d.connected_components(np.where(known, plane, np.uint64(0)), connectivity=4)
+    classes = np.where(known, plane, np.uint64(0))
+    if plane.size == 1:
+        classes = (classes != 0).astype(np.uint64)  # cc3d fails on a single id of 2**63 and above
+    pieces = cc3d.connected_components(classes, connectivity=4)
     numbers, places = np.unique(pieces, return_index=True)
     names = np.zeros(int(numbers.max(initial=0)) + 1, np.uint64)
     names[numbers] = places.astype(np.uint64) + np.uint64(first + 1)

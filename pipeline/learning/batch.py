@@ -64,6 +64,8 @@ class LossBatch:
             ShapeError, DtypeError, DataError: logits and labels disagree; as `make_targets`.
         """
         space = labels.shape[1:]
+        if not labels.size:
+            raise ShapeError(f"a batch needs at least one sample and one voxel, got {labels.shape}")
         if logits.shape[0] != labels.shape[0] or tuple(logits.shape[2:]) != space:
             raise ShapeError(
                 f"labels {labels.shape} want logits ({labels.shape[0]}, C, "

@@ -83,7 +83,7 @@ def number_critical_components(
     _require("sign", sign, Sign)
     truth, predicted, rows = _prepared(target, prediction, connectivity, mode, ignore)
     pair = (truth, predicted) if sign == "negative" else (predicted, truth)
-    return _number(*pair, rows, mode).reshape(target.shape)
+    return _number(*pair, rows, mode).reshape(np.shape(target))
 
 
 def number_both_signs(
@@ -96,8 +96,8 @@ def number_both_signs(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """`number_critical_components` for the negative and the positive sign; converts input once."""
     truth, predicted, rows = _prepared(target, prediction, connectivity, mode, ignore)
-    negative = _number(truth, predicted, rows, mode).reshape(target.shape)
-    return negative, _number(predicted, truth, rows, mode).reshape(target.shape)
+    negative = _number(truth, predicted, rows, mode).reshape(np.shape(target))
+    return negative, _number(predicted, truth, rows, mode).reshape(np.shape(target))
 
 
 def _number(
@@ -127,6 +127,7 @@ def _prepared(
 ) -> tuple[Labels3, Labels3, NDArray[np.int64]]:
     """Both images as contiguous (Z, Y, X) uint64 without ignored voxels; the rows of neighbours."""
     _require("mode", mode, Mode)
+    target, prediction = np.asarray(target), np.asarray(prediction)
     shapes = {a.shape for a in (target, prediction, ignore) if a is not None}
     if len(shapes) != 1 or target.ndim not in (2, 3):
         raise ShapeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory was not enough, on the CPU or on a GPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, OSError):  # the system's word for it, where threads or files are made
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(s in str(error).lower() for s in _SAYINGS)
 
 
@@ -30,12 +33,12 @@ def memory_explained(settings: TrainSettings, network: NetworkSettings) -> Itera
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
         share = settings.batch // settings.processes
         raise InputError(
             f"training ran out of memory: lower train.patch (now {settings.patch}), train.batch "
             f"(now {settings.batch}, {share} a process) or network.width (now {network.width}). "
-            f"The last saved state is kept, but belongs to these settings ({error})"
+            f"What was saved before stays, but belongs to these settings ({error})"
         ) from error

@@ -6,10 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.learning.checkpoint import SavedModel, VoxelSize
-from pipeline.learning.settings import NetworkSettings
-
-VOXEL_RATIO = 1.5
-"""A network is not used on voxels that are larger or smaller by more than this factor."""
+from pipeline.learning.settings import VOXEL_RATIO, NetworkSettings
 
 
 def require_fit(

@@ -39,10 +39,6 @@ class LossSettings(BaseModel):
 
     name: str = Field(description="row of the table of losses")
 
-    def suits(self, form: str) -> bool:
-        """Whether the loss, and all that it contains, are defined for a form of targets."""
-        return form in self.forms and all(part.suits(form) for part in self.parts())
-
     def problem(self, form: str, dimensions: int) -> str | None:
         """What is wrong with the loss, or one that it contains, for such targets; None: nothing."""
         if form not in self.forms:

@@ -23,7 +23,7 @@ from pipeline.arrays.labels import IGNORE
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import BlockGrid, Roi, Triple, triple
 from pipeline.learning.augment import draw_deformation, reorient, vary_light
-from pipeline.learning.settings import AugmentSettings, TrainSettings
+from pipeline.learning.settings import VOXEL_RATIO, AugmentSettings, TrainSettings
 
 _INDEX_TILE: Triple = (64, 64, 64)
 _VOXELS_PER_LABEL_AND_TILE = 64
@@ -159,11 +159,12 @@ class PatchSampler:
 
         Raises:
             InputError: a region leaves its volume, or is smaller than a patch; the voxel size is
-                not three positive numbers.
+                not three positive numbers; axes of other voxel sizes were to change places.
         """
         self._regions, self._index, self._settings = regions, index, settings
         self._orders = _axis_orders(settings.augment)
         self._voxel_size = _checked_size(voxel_size or (1.0, 1.0, 1.0))
+        check_transpose(settings.augment, self._voxel_size)
         check_regions(regions, settings)
         sizes = np.array([allowed.size for _, allowed in regions], dtype=np.float64)
         self._shares = sizes / sizes.sum()
@@ -262,6 +263,25 @@ def check_regions(regions: Sequence[Region], settings: TrainSettings) -> None:
             raise InputError(f"training region {allowed} leaves its volume {source.shape}")
         for order in _axis_orders(settings.augment):
             _check_fit(_shape_before(settings.patch, order), allowed)
+
+
+def check_transpose(settings: AugmentSettings, voxel_size: Sequence[float]) -> None:
+    """Refuse axes that change places though voxels are longer along one of them.
+
+    Objects would be seen stretched as they never are, and losses told a wrong voxel size.
+
+    Raises:
+        InputError: names the axes' voxel sizes.
+    """
+    moved = "" if settings.transpose == "none" else settings.transpose
+    sizes = [float(size) for axis, size in zip("zyx", voxel_size, strict=True) if axis in moved]
+    if sizes and max(sizes) > VOXEL_RATIO * min(sizes):
+        raise InputError(
+            f"train.augment.transpose: {settings.transpose} lets axes change places whose voxels "
+            f"differ in size by more than a factor of {VOXEL_RATIO}: {', '.join(moved)} have "
+            f"{', '.join(f'{size:g}' for size in sizes)}; set it to "
+            f"{'yx or none' if moved == 'zyx' else 'none'}"
+        )
 
 
 def _checked_size(voxel_size: Sequence[float]) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ comes after can trust what it gets. Triples are z, y, x in voxels of the working
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -34,6 +34,10 @@ Precision = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]
 Form = Literal["affinities", "foreground", "classes"]
 """What the channels of a network or loss mean; see `pipeline.learning.targets`."""
+
+
+VOXEL_RATIO = 1.5
+"""Voxels that differ in size by no more than this factor may stand for one another."""
 
 
 class _Settings(BaseModel):
@@ -97,7 +101,7 @@ class AugmentSettings(_Settings):
 
     flip: bool = Field(True, description="mirror each axis with probability 1/2")
     transpose: Literal["none", "yx", "zyx"] = Field(
-        "yx", description="axes that may change places; zyx only where voxels are isotropic"
+        "yx", description="axes that may change places, where voxels are about as long along both"
     )
     deform_fraction: Fraction = Field(
         0.5, description="share of the patches that elastic, rotation, tilt and zoom act on"
@@ -200,6 +204,13 @@ class TrainSettings(_Settings):
         ("checkpoint_every_steps", "loader_threads", "tensorboard")
     )
     """Fields that change no result: training may be resumed with other values."""
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that the result depends on, JSON values."""
+        idle = set(self.WITHOUT_EFFECT)
+        if not self.validate_every_steps:
+            idle.add("validate_max_voxels")
+        return self.model_dump(mode="json", exclude=idle)
 
     @field_validator("finetune_steps", mode="before", json_schema_input_type=NonNegativeInt | None)
     @classmethod

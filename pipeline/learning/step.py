@@ -83,7 +83,7 @@ class TrainingStep:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DataError(
                 f"training step {step} ({settings.phase(step)}): loss {loss}, gradient norm {norm}."
-                f" The last saved state is kept; look at the data of this step "
+                f" What was saved before stays; look at the data of this step "
                 f"({self._explain(step)}) or lower learning_rate (now {rate:.3g})"
             )
         self._optimiser.step()

@@ -52,8 +52,9 @@ def make_targets(
         raise DtypeError(f"expected int64 labels (uint64 bits), got {ids.dtype}")
     wanted = {"affinities": ids.ndim - 1, "foreground": 1, "classes": max(channels, 2)}[form]
     if channels != wanted:
+        least = "at least " if form == "classes" else ""
         raise ShapeError(
-            f"{form} of {ids.ndim - 1}-D labels have {wanted} channels, got {channels}"
+            f"{form} of {ids.ndim - 1}-D labels have {least}{wanted} channels, got {channels}"
         )
     if form == "affinities":
         return _affinities(ids)

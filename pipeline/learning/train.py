@@ -19,11 +19,17 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError, OutputExistsError
+from pipeline.errors import InputError
 from pipeline.learning import checkpoint
 from pipeline.learning.checkpoint import VoxelSize
 from pipeline.learning.distributed import Group
 from pipeline.learning.failures import memory_explained
+from pipeline.learning.identity import (
+    data_digest,
+    describe_finished,
+    describe_training,
+    require_same,
+)
 from pipeline.learning.journal import Journal, Timing, open_journal
 from pipeline.learning.loader import Batch, describe_samples, load_batches
 from pipeline.learning.model import UNet, stride
@@ -71,7 +77,7 @@ def train(
     Returns:
         "steps", "loss" (of the last step), "digest" (of the model), and with validations "score"
         and "chosen_step" of the network that was kept. If the directory holds the finished model
-        already, that is returned at once.
+        already, no step is made.
 
     Raises:
         OutputExistsError: the directory belongs to other settings or other data.
@@ -81,22 +87,29 @@ def train(
     """
     group = Group.of(settings)
     check_training(settings, network)
+    validate = validate if settings.validate_every_steps else None
+    index = index_foreground(sources)
+    sampler = PatchSampler(sources, index, settings, voxel_size=voxel_size_nm or (1.0, 1.0, 1.0))
+    start = None if start_from is None else checkpoint.digest(start_from)
+    facts = describe_training(
+        settings,
+        network,
+        data=data_digest(sources, index, settings),
+        start=start,
+        validated=validate is not None,
+        normalisation=normalisation,
+        voxel_size_nm=voxel_size_nm,
+    )
     finished = checkpoint.has_model(directory)
     group.require_same("a finished model", finished)
     if finished:
-        return _finished(settings, network, directory)
-    validate = validate if settings.validate_every_steps else None
-    start = None if start_from is None else checkpoint.digest(start_from)
-    facts: dict[str, Any] = {"settings": _settings_note(settings, network), "start": start}
-    facts["settings"]["run"] = {"start": start, "validated": validate is not None}
+        require_same(directory, describe_finished(checkpoint.load_model(directory)), facts)
+        return summary(directory)
     saved = state_facts(directory)
     group.require_same("a saved state of step", saved and saved["step"])
     if saved is not None:
-        _require_same(directory, saved["settings"], facts["settings"])
+        require_same(directory, saved, facts)
     device = choose_device(settings.device)
-    index = index_foreground(sources)
-    facts["data"] = index.digest
-    sampler = PatchSampler(sources, index, settings, voxel_size=voxel_size_nm or (1.0, 1.0, 1.0))
     with (
         memory_explained(settings, network),
         deterministic(settings.threads, device),
@@ -226,16 +239,6 @@ def _sample_pool(settings: TrainSettings) -> Iterator[Executor | None]:
         yield pool
 
 
-def _finished(settings: TrainSettings, network: NetworkSettings, directory: Path) -> dict[str, Any]:
-    saved = checkpoint.load_model(directory)
-    _require_same(
-        directory,
-        _settings_note(saved.training, saved.network),
-        _settings_note(settings, network),
-    )
-    return summary(directory)
-
-
 def summary(directory: Path) -> dict[str, Any]:
     """What `train` returns, from a directory that holds a finished model."""
     facts = checkpoint.load_model(directory).note["facts"]
@@ -246,22 +249,3 @@ def summary(directory: Path) -> dict[str, Any]:
     if chosen["score"] is not None:
         found |= {"score": chosen["score"], "chosen_step": chosen["step"]}
     return found
-
-
-def _settings_note(settings: TrainSettings, network: NetworkSettings) -> dict[str, Any]:
-    training = settings.model_dump(mode="json", exclude=set(settings.WITHOUT_EFFECT))
-    return {"network": network.model_dump(mode="json"), "training": training}
-
-
-def _require_same(directory: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    changed = [
-        f"{part}.{key}: {saved.get(part, {}).get(key)!r} there, {wanted[part].get(key)!r} now"
-        for part in wanted
-        for key in wanted[part].keys() | saved.get(part, {}).keys()
-        if saved.get(part, {}).get(key) != wanted[part].get(key)
-    ]
-    if changed:
-        raise OutputExistsError(
-            f"{directory} belongs to a training with other settings ({'; '.join(sorted(changed))}):"
-            f" train into another directory, or empty this one"
-        )

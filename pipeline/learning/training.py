@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import DataError, OutputExistsError
+from pipeline.errors import DataError
 from pipeline.learning import checkpoint
 from pipeline.learning.checkpoint import VoxelSize
 from pipeline.learning.ema import AveragedWeights
@@ -78,14 +78,8 @@ class Training:
         """Go on from the saved state whose facts are given.
 
         Raises:
-            OutputExistsError: it learned from other data.
             InputError: it is damaged.
         """
-        if saved["data"] != self.facts["data"]:
-            raise OutputExistsError(
-                f"{self.directory} was trained on other labels or regions than those given now: "
-                f"train into another directory, or empty this one"
-            )
         copies = load_state(self.directory, self.model, self.optimiser)
         if self._settings.ema:
             self.averaged.put(copies["average"])
@@ -114,8 +108,8 @@ class Training:
         for name, weight in self.model.named_parameters():
             if not torch.isfinite(weight).all():
                 raise DataError(
-                    f"after training step {self.step - 1} weights of {name} are not finite: the "
-                    f"last saved state is kept; lower learning_rate (now "
+                    f"after training step {self.step - 1} weights of {name} are not finite: what "
+                    f"was saved before stays; lower learning_rate (now "
                     f"{self._settings.learning_rate:.3g} at its peak)"
                 )
         lengths = journal.sync()

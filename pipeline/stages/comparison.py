@@ -31,6 +31,7 @@ from pipeline.errors import ConfigError
 from pipeline.geometry import Block, BlockGrid
 from pipeline.stages import plan
 from pipeline.stages.base import BlockResult, Stage, one_block
+from pipeline.stages.candidates import segment_array
 from pipeline.stages.comparison_cells import (
     Cell,
     cell_parameters,
@@ -55,13 +56,14 @@ from pipeline.stages.comparison_scores import (
     score_segments,
 )
 from pipeline.stages.comparison_table import compare_rows, table_rows
-from pipeline.stages.dense_truth import check_truth_labels, holds_truth
+from pipeline.stages.dense_labels import check_truth_labels
+from pipeline.stages.dense_truth import holds_truth
 from pipeline.stages.prediction import predict_foreground, predict_tissue
 from pipeline.stages.run import Run
 from pipeline.stages.train import gpu_if
 from pipeline.stages.training_volumes import VolumeSource, check_training_runs
 from pipeline.stages.truth import check_truth
-from pipeline.stages.tune import TUNE, choose_segmentation, segment_array, tuning_region
+from pipeline.stages.tune import TUNE, choose_segmentation, tuning_region
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.fingerprint import digest
 
@@ -248,7 +250,7 @@ def _make_folder(artifact: str) -> Callable[[Run], None]:
 
 def _check(run: Run) -> None:
     """Refuse what would fail after hours of training."""
-    from pipeline.learning.sampling import check_regions
+    from pipeline.learning.sampling import check_regions, check_transpose
     from pipeline.learning.train import check_training
 
     config = run.config
@@ -259,6 +261,7 @@ def _check(run: Run) -> None:
             raise ConfigError(f"compare-losses needs both phases: train.{field} is 0")
     for cell in (*pretrainings(run), *finetunings(run)):
         check_training(cell.settings, config.network)
+    check_transpose(config.train.augment, run.voxel_size_nm)
     check_regions([(VolumeSource(run), run.train_roi)], config.train)
     check_training_runs(run)
     if config.network.output == "affinities":

@@ -27,13 +27,8 @@ FOLDER = Path("comparison", "networks")
 """Of the cells, in a run's folder."""
 
 _DIGITS = 12
-_WITHOUT_VALIDATION = TrainSettings.model_fields["validate_max_voxels"].default
 # All cells have the same budget, and many run side by side, one device each.
-_PLAIN = {
-    "validate_every_steps": 0,
-    "validate_max_voxels": _WITHOUT_VALIDATION,
-    "processes": 1,
-}
+_PLAIN = {"validate_every_steps": 0, "processes": 1}
 
 
 @dataclass(frozen=True)
@@ -129,11 +124,7 @@ def data_parameters(run: Run) -> dict[str, Any]:
 
 def cell_parameters(cells: list[Cell]) -> list[dict[str, Any]]:
     """What tells cells apart, in their order; not their folders, which depend on finished data."""
-    return [{"name": c.name, "seed": c.seed, "train": _dumped(c.settings)} for c in cells]
-
-
-def _dumped(settings: TrainSettings) -> dict[str, Any]:
-    return settings.model_dump(exclude=set(settings.WITHOUT_EFFECT))
+    return [{"name": c.name, "seed": c.seed, "train": c.settings.deciding()} for c in cells]
 
 
 def steps_made(cells: list[Cell]) -> int:
@@ -151,7 +142,7 @@ def _lines(path: Path) -> int:
 def _folder(run: Run, name: str, seed: int, settings: TrainSettings, start: str) -> Path:
     what = {
         **data_parameters(run),
-        "train": _dumped(settings),
+        "train": settings.deciding(),
         "data": dict(_keys(run)),
         "start": start,
     }

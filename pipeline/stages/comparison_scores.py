@@ -30,10 +30,10 @@ from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_nodes import labels_at_nodes
 from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid, Roi
+from pipeline.stages.dense_labels import any_instance
 from pipeline.stages.run import Run
 from pipeline.stages.targets import target_labels
-from pipeline.stages.truth import scored_truth
-from pipeline.stages.tune import scoring_options
+from pipeline.stages.truth import scored_truth, scoring_options
 
 Figures = dict[str, float | None]
 Cases = dict[str, list[float | None]]
@@ -85,11 +85,11 @@ def read_truth(run: Run) -> Truth:
     """
     roi, dimensions = run.score_roi, run.config.network.dimensions
     labels = target_labels(run, roi)
-    known = labels != IGNORE
-    if not (labels[known] != 0).any():
+    if not any_instance(labels):
         raise nothing_to_score(run)
     if run.config.network.output == "foreground":
         # One label for all foreground: its components are what should be found.
+        known = labels != IGNORE
         found = np.where(known, labels, 0)
         if len(np.unique(found[found != 0])) == 1:
             labels = np.where(known, label_components(found > 0, dimensions), np.uint64(IGNORE))
@@ -130,7 +130,7 @@ def score_segments(segments: Labels, truth: Truth, run: Run) -> Scored:
     rows = [
         _score_box(segments[b.write.slices], truth.labels[b.write.slices], None)
         for b in windows
-        if _any_object(truth.labels[b.write.slices])
+        if any_instance(truth.labels[b.write.slices])
     ]
     cases = _by_name(rows)
     if truth.skeletons:
@@ -147,10 +147,6 @@ def _score_box(segments: Labels, labels: Labels, patch: tuple[int, ...] | None) 
     )
     found = instance_metrics(segments, labels)
     return {name: value for name, value in {**mask, **found}.items() if name in BETTER}
-
-
-def _any_object(labels: Labels) -> bool:
-    return bool(((labels != 0) & (labels != IGNORE)).any())
 
 
 def _score_tracings(segments: Labels, truth: Truth, run: Run) -> Scored:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from pipeline.arrays.label_roles import (
     is_instance,
     number_pieces,
 )
-from pipeline.errors import ConfigError, DataError, InputError, ShapeError
+from pipeline.arrays.labels import IGNORE
+from pipeline.errors import ConfigError, DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import BlockGrid, Roi, Triple
 from pipeline.stages.run import Run
 from pipeline.storage.npz import stored_file
@@ -44,7 +46,7 @@ def read_roles(run: Run, roi: Roi) -> NDArray[np.uint64]:
     if not run.config.targets.plane_components:
         return _assigned(run, roi)
     _, rows, columns = roi.slices
-    path, roles = run.path("source_labels"), _roles(run)
+    path, roles = run.path("source_labels"), label_roles(run)
     stamp = path, stored_file(path).stat().st_mtime_ns, *(tuple(r) for r in roles.values())
     planes = [_plane(run, z, stamp)[rows, columns] for z in range(roi.offset[0], roi.end[0])]
     return np.stack(planes)
@@ -53,7 +55,7 @@ def read_roles(run: Run, roi: Roi) -> NDArray[np.uint64]:
 def _assigned(run: Run, roi: Roi) -> NDArray[np.uint64]:
     path = run.path("source_labels")
     try:
-        return assign_roles(open_source(path).read(roi), **_roles(run))
+        return assign_roles(open_source(path).read(roi), **label_roles(run))
     except DataError as error:
         raise DataError(f"{path}: in {roi} {error}") from error
 
@@ -66,6 +68,55 @@ def _plane(run: Run, z: int, _stamp: tuple[Any, ...]) -> NDArray[np.uint64]:
     return number_pieces(plane, first=z * y * x)
 
 
+def check_label_volume(path: Path, shape: Triple, of: str) -> None:
+    """Refuse what are no labels of a volume.
+
+    Args:
+        path: of the labels.
+        shape: of the volume, z, y, x.
+        of: what has this shape, for the message.
+
+    Raises:
+        DtypeError: no integers.
+        ShapeError: another shape, or channels.
+    """
+    labels = open_source(path)
+    if labels.dtype.kind not in "iub":
+        raise DtypeError(f"{path}: labels must be integers, got {labels.dtype}")
+    if isinstance(labels, Volume) and labels.channels is not None:
+        raise ShapeError(f"{path}: expected labels (z, y, x), got {labels.channels} channels")
+    if labels.shape != shape:
+        raise ShapeError(f"{path}: labels of shape {labels.shape}, but {of} has shape {shape}")
+
+
+def check_truth_labels(run: Run, shape: Triple, of: str) -> None:
+    """As `check_label_volume`, for the labels of a run: their roles are checked too.
+
+    Raises:
+        InputError: roles that the labels cannot have.
+    """
+    path = run.path("source_labels")
+    try:
+        check_roles(open_source(path).dtype, **label_roles(run))
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from error
+    check_label_volume(path, shape, of)
+
+
+def label_roles(run: Run) -> dict[str, tuple[int, ...]]:
+    """Values of the labels that are ignored, and those that are background, in their order."""
+    config = run.config.targets
+    return {
+        "ignore": tuple(sorted(set(config.ignore_labels))),
+        "background": tuple(sorted(set(config.background_labels))),
+    }
+
+
+def any_instance(labels: NDArray[np.uint64]) -> bool:
+    """Whether a voxel has a label that counts: neither 0 nor `IGNORE`."""
+    return bool(((labels != 0) & (labels != IGNORE)).any())
+
+
 def check_labels(run: Run) -> None:
     """Refuse labels that do not fit the image or the roles given, or that seem to hold no instance.
 
@@ -75,26 +126,16 @@ def check_labels(run: Run) -> None:
         InputError: roles that the labels cannot have; no instance in the training region.
         ConfigError: options for tracings.
     """
-    path = run.path("source_labels")
-    labels = open_source(path)
-    if isinstance(labels, Volume) and labels.channels is not None:
-        raise ShapeError(f"{path}: expected labels (z, y, x), got {labels.channels} channels")
-    if labels.shape != run.shape:
-        raise ShapeError(
-            f"{path}: labels of shape {labels.shape}, but the image has shape {run.shape}"
-        )
-    try:
-        check_roles(labels.dtype, **_roles(run))
-    except InputError as error:
-        raise type(error)(f"{path}: {error}") from error
+    check_truth_labels(run, run.shape, "the image")
     if run.config.targets.grow_nm:
         raise ConfigError(
             "targets.grow_nm is for tracings, but the targets are labels; "
             "leave it out, or set targets.source: skeletons"
         )
+    labels = open_source(run.path("source_labels"))
     looked_at = 0
     for roi in _looks(labels, run):
-        if is_instance(labels.read(roi), **_roles(run)).any():
+        if is_instance(labels.read(roi), **label_roles(run)).any():
             return
         looked_at += roi.size
         if looked_at > _LOOK_AT_VOXELS:
@@ -140,15 +181,10 @@ def explain_no_foreground(run: Run) -> str:
 
 
 def _role(value: int, run: Run) -> str:
-    roles = _roles(run)
+    roles = label_roles(run)
     if value == UNKNOWN or value in roles["ignore"]:
         return "ignored"
     return "background" if value == 0 or value in roles["background"] else "an instance"
-
-
-def _roles(run: Run) -> dict[str, Any]:
-    config = run.config.targets
-    return {"ignore": config.ignore_labels, "background": config.background_labels}
 
 
 def _looks(labels: ImageSource, run: Run) -> Iterator[Roi]:

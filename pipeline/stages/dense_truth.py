@@ -1,4 +1,4 @@
-"""Dense labels as truth: their check, and the tables of the voxels they share with other labels.
+"""Dense labels as truth: the tables of the voxels they share with other labels.
 
 A table is kept for each block. Tables of disjoint boxes add up, so the blocks do not show. Values
 of the labels have the roles that they have in training: ignored ones are left out.
@@ -9,69 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.arrays.contingency import Contingency, count_contingency, sum_contingency
-from pipeline.arrays.label_roles import check_roles
-from pipeline.arrays.labels import IGNORE
-from pipeline.errors import DtypeError, InputError, ShapeError
-from pipeline.geometry import Block, Roi, Triple
+from pipeline.geometry import Block, Roi
 from pipeline.stages.base import BlockResult
 from pipeline.stages.block_tables import holding_blocks
-from pipeline.stages.dense_labels import read_roles
+from pipeline.stages.dense_labels import any_instance, label_roles, read_roles
 from pipeline.stages.run import Run
-from pipeline.storage.source import open_source, read_labels
+from pipeline.storage.source import read_labels
 from pipeline.storage.tables import read_table, write_table
-from pipeline.storage.volume import Volume
 
 # Labels are looked through in slabs of about this size.
 _SLAB_VOXELS = 2**24
 
 
-def check_truth_labels(run: Run, shape: Triple, of: str) -> None:
-    """As `check_labels`, for the true labels: their roles are checked too.
-
-    Raises:
-        InputError: roles that the labels cannot have.
-    """
-    path = run.path("source_labels")
-    check_labels(path, shape, of)
-    try:
-        check_roles(open_source(path).dtype, **_roles(run))
-    except InputError as error:
-        raise type(error)(f"{path}: {error}") from error
-
-
-def check_labels(path: Path, shape: Triple, of: str) -> None:
-    """Refuse what are no labels of a volume.
-
-    Args:
-        path: of the labels.
-        shape: of the volume, z, y, x.
-        of: what has this shape, for the message.
-
-    Raises:
-        DtypeError: no integers.
-        ShapeError: another shape, or channels.
-    """
-    labels = open_source(path)
-    if labels.dtype.kind not in "iub":
-        raise DtypeError(f"{path}: labels must be integers, got {labels.dtype}")
-    if isinstance(labels, Volume) and labels.channels is not None:
-        raise ShapeError(f"{path}: expected labels (z, y, x), got {labels.channels} channels")
-    if labels.shape != shape:
-        raise ShapeError(f"{path}: labels of shape {labels.shape}, but {of} has {shape}")
-
-
-def _roles(run: Run) -> dict[str, tuple[int, ...]]:
-    config = run.config.targets
-    return {"ignore": config.ignore_labels, "background": config.background_labels}
-
-
 def truth_labels_parameters(run: Run, roi: Roi) -> dict[str, Any]:
     """The part of the configuration that decides which labelled voxels of a box count."""
-    parameters: dict[str, Any] = {"region": roi.offset + roi.shape, **_roles(run)}
+    parameters: dict[str, Any] = {"region": roi.offset + roi.shape, **label_roles(run)}
     if run.config.targets.plane_components:
         parameters["plane_components"] = True
     return parameters
@@ -91,7 +44,7 @@ def write_overlap(artifact: str, block: Block, labels: Path, run: Run) -> BlockR
     """Count what the labels at a path share with the truth in a block; nothing without truth."""
     roi = block.write.intersect(run.score_roi)
     truth = read_roles(run, roi)
-    if not any_truth(truth):
+    if not any_instance(truth):
         return BlockResult("empty")
     table = count_contingency(read_labels(labels, roi), truth)
     write_table(run.block_file(artifact, block.index), vars(table))
@@ -104,17 +57,12 @@ def read_overlap(artifact: str, run: Run) -> Contingency:
     return sum_contingency(Contingency(**read_table(file)) for file in files)
 
 
-def any_truth(labels: NDArray[np.uint64]) -> bool:
-    """Whether a voxel has a label that counts: neither 0 nor to be ignored."""
-    return bool(((labels != 0) & (labels != IGNORE)).any())
-
-
 def holds_truth(run: Run, roi: Roi) -> bool:
     """Whether any voxel of a box is labelled; looks no further than the first that is found."""
     planes = max(1, _SLAB_VOXELS // (roi.shape[1] * roi.shape[2]))
     for begin in range(0, roi.shape[0], planes):
         depth = min(planes, roi.shape[0] - begin)
         slab = Roi((roi.offset[0] + begin, *roi.offset[1:]), (depth, *roi.shape[1:]))
-        if any_truth(read_roles(run, slab)):
+        if any_instance(read_roles(run, slab)):
             return True
     return False

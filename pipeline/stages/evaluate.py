@@ -35,8 +35,7 @@ from pipeline.stages.block_tables import (
 from pipeline.stages.ingest import statistics_of
 from pipeline.stages.relabel import output_grid
 from pipeline.stages.run import Run
-from pipeline.stages.truth import check_truth, scored_truth, truth_parameters
-from pipeline.stages.tune import scoring_options
+from pipeline.stages.truth import check_truth, scored_truth, scoring_options, truth_parameters
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.source import open_source, read_labels
 from pipeline.storage.tables import read_table, write_table

@@ -16,9 +16,8 @@ from pipeline.arrays.contingency import (
 )
 from pipeline.geometry import Block
 from pipeline.stages.base import BlockResult, Stage, one_block
+from pipeline.stages.dense_labels import check_label_volume, check_truth_labels
 from pipeline.stages.dense_truth import (
-    check_labels,
-    check_truth_labels,
     holds_scored,
     read_overlap,
     scored_labels_parameters,
@@ -61,7 +60,7 @@ REFERENCE_OVERLAP = Stage(
     parameters=scored_labels_parameters,
     grid=output_grid,
     create=lambda run: run.path("reference_overlap").mkdir(parents=True),
-    check=lambda run: check_labels(run.path("source_reference"), run.shape, "the volume"),
+    check=lambda run: check_label_volume(run.path("source_reference"), run.shape, "the volume"),
     wanted=holds_scored,
     process=_reference,
 )

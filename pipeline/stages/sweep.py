@@ -40,8 +40,8 @@ from pipeline.geometry import Block, BlockGrid, triple
 from pipeline.report.sweep_chart import as_png, as_svg, draw_sweep
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.block_tables import holding_blocks
+from pipeline.stages.dense_labels import check_truth_labels
 from pipeline.stages.dense_truth import (
-    check_truth_labels,
     holds_scored,
     read_overlap,
     scored_labels_parameters,
@@ -49,8 +49,7 @@ from pipeline.stages.dense_truth import (
 )
 from pipeline.stages.history import HISTORY_COLUMNS, history_reach, read_history
 from pipeline.stages.run import Run
-from pipeline.stages.truth import check_truth, scored_truth, truth_parameters
-from pipeline.stages.tune import scoring_options
+from pipeline.stages.truth import check_truth, scored_truth, scoring_options, truth_parameters
 from pipeline.storage.atomic import replacing, write_json, write_text
 from pipeline.storage.source import open_source
 from pipeline.storage.tables import read_table, write_table

@@ -24,7 +24,7 @@ from pipeline.storage.volume import Volume
 # The noise of a voxel, in standard deviations, that hardly any of the background exceeds.
 _NOISE = 3.0
 # The parameters of tubes that have always been part of the key.
-_DRAWN = {"radius_nm", "min_radius_nm", "shell_nm", "background", "neighbourhood_nm"}
+_DRAWN = {"radius_nm", "min_radius_nm", "shell_nm", "background"}
 
 
 def _grid(run: Run) -> BlockGrid:
@@ -139,6 +139,8 @@ def _parameters(run: Run) -> dict[str, object]:
         return parameters
     parameters |= config.model_dump(include=_DRAWN)
     parameters["swc"] = run.config.input.swc.model_dump()
+    if config.background != "assumed":
+        parameters["neighbourhood_nm"] = config.neighbourhood_nm
     if config.background == "sampled":
         parameters |= config.model_dump(include={"sampled_share", "sampled_seed"})
     if config.grow_nm:

@@ -33,7 +33,7 @@ from pipeline.stages.validate import (
 
 
 def _check(run: Run) -> None:
-    from pipeline.learning.sampling import check_regions
+    from pipeline.learning.sampling import check_regions, check_transpose
     from pipeline.learning.train import check_training
 
     settings = run.config.train
@@ -43,6 +43,7 @@ def _check(run: Run) -> None:
     if validates(run):
         check_validation(run)
     _check_start(run)
+    check_transpose(settings.augment, run.voxel_size_nm)
 
 
 def _check_start(run: Run) -> None:
@@ -119,7 +120,7 @@ def _parameters(run: Run) -> dict[str, Any]:
     settings = run.config.train
     parameters: dict[str, Any] = {
         "network": run.config.network.model_dump(),
-        "train": settings.model_dump(exclude=set(settings.WITHOUT_EFFECT)),
+        "train": settings.deciding(),
         "region": run.train_roi.offset + run.train_roi.shape,
         "voxel_size_nm": run.voxel_size_nm,
     }

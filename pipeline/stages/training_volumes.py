@@ -187,7 +187,7 @@ def _how_to_prepare(run: Run) -> str:
 
 
 def _require_same_scale(run: Run, other: _Prepared) -> None:
-    from pipeline.learning.fit import VOXEL_RATIO
+    from pipeline.learning.settings import VOXEL_RATIO
 
     theirs, ours = other.voxel_size_nm, run.voxel_size_nm
     ratios = [max(a / b, b / a) for a, b in zip(theirs, ours, strict=True)]

@@ -1,4 +1,4 @@
-"""The tracings of a run: all of them, those to learn from, those to be scored."""
+"""The tracings of a run: all of them, those to learn from, those to be scored, and how."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.arrays.metrics import ScoringOptions
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_nodes import crop_skeleton, inside_roi, keep_nodes, node_voxels
 from pipeline.errors import InputError
@@ -76,3 +77,11 @@ def cropped(skeletons: list[Skeleton], roi: Roi, what: str) -> list[Skeleton]:
     if not parts:
         raise InputError(f"{what} {roi} holds no node of any skeleton")
     return parts
+
+
+def scoring_options(run: Run) -> ScoringOptions:
+    """The conventions that the configuration asks for."""
+    config = run.config.evaluate
+    return ScoringOptions(
+        config.repair, config.max_gap_nm, config.merge_min_nodes, config.merge_min_nm
+    )

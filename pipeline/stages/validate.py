@@ -10,27 +10,21 @@ values are tried to publish: the tune stage looks closer. Inputs are not mirrore
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays.agglomerate import agglomerate, fragment_to_segment
-from pipeline.arrays.labels import IGNORE, Affinities
-from pipeline.arrays.metrics import score_forests
-from pipeline.arrays.relabel import apply_lookup
+from pipeline.arrays.labels import IGNORE
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_forest import build_forest
-from pipeline.arrays.skeleton_nodes import labels_at_nodes
 from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
 from pipeline.errors import InputError
 from pipeline.geometry import Roi, middle_part
+from pipeline.stages.candidates import TracingJudge, best_candidate, score_candidates
 from pipeline.stages.dense_labels import check_labels, read_roles
 from pipeline.stages.prediction import predict_tissue
 from pipeline.stages.run import Run
 from pipeline.stages.truth import check_truth, cropped
-from pipeline.stages.tune import scoring_options, segment_array
 
 if TYPE_CHECKING:
     from pipeline.learning.inference import Predictor
@@ -43,7 +37,6 @@ _REMEDY = (
     "move regions.validation, raise train.validate_max_voxels, or set train.validate_every_steps "
     "to 0"
 )
-_FIGURES = ("nerl", "splits", "merges_total", "edge_accuracy")
 
 
 def validates(run: Run) -> bool:
@@ -160,18 +153,14 @@ class Validation:
 
     def __init__(self, run: Run) -> None:
         """Read, or draw, the truth once."""
-        self._run, self._roi = run, validation_region(run)
-        self._skeletons = validation_truth(run)
-        self._forests = [build_forest(s, run.voxel_size_nm) for s in self._skeletons]
+        self._run = run
+        self._judge = TracingJudge(run, validation_region(run), validation_truth(run))
 
     def __call__(self, model: UNet) -> dict[str, float]:
-        """ "score" (normalized ERL), and what `low`, `high` and threshold gave it.
-
-        Of equal ones the highest threshold, then the highest `low`, then the highest `high`.
-        """
-        affinities = predict_tissue(self._predictor(model), self._run, self._roi)
-        rows = self._candidates(affinities)
-        best = max(rows, key=lambda r: (round(r["nerl"], 9), r["threshold"], r["low"], r["high"]))
+        """ "score" (normalized ERL), and what `low`, `high` and threshold gave it."""
+        affinities = predict_tissue(self._predictor(model), self._run, self._judge.roi)
+        rows = score_candidates(affinities, self._judge, LOWS, HIGHS, THRESHOLDS)
+        best = best_candidate(rows, self._judge)
         return {"score": best["nerl"], **best}
 
     def _predictor(self, model: UNet) -> Predictor:
@@ -182,20 +171,3 @@ class Validation:
             update={"precision": train.precision, "threads": train.threads, "flips": "none"}
         )
         return Predictor.of(model, settings)
-
-    def _candidates(self, affinities: Affinities) -> Iterator[dict[str, float]]:
-        scale = int(np.iinfo(affinities.dtype).max)
-        for low, high in product(LOWS, HIGHS):
-            fragments, edges = segment_array(affinities, low, high)
-            history = agglomerate(edges, min(THRESHOLDS), scale)
-            nodes = [labels_at_nodes(s, fragments, self._roi.offset)[0] for s in self._skeletons]
-            for threshold in THRESHOLDS:
-                lookup = fragment_to_segment(history, threshold)
-                scores = self._score([apply_lookup(n, *lookup) for n in nodes])
-                yield {"low": low, "high": high, "threshold": threshold, **scores}
-
-    def _score(self, node_labels: list[NDArray[np.uint64]]) -> dict[str, float]:
-        overall = score_forests(
-            self._forests, node_labels, self._run.voxel_size_nm, scoring_options(self._run)
-        ).overall
-        return {name: float(overall[name] or 0) for name in _FIGURES}

@@ -109,7 +109,7 @@ def read_labels(path: Path, roi: Roi) -> NDArray[np.uint64]:
     """
     source = open_source(path)
     if source.dtype.kind not in "iub":
-        raise DtypeError(f"{path}: labels are integers, got {source.dtype}")
+        raise DtypeError(f"{path}: labels must be integers, got {source.dtype}")
     labels = source.read(roi)
     if labels.dtype.kind == "i" and labels.min() < 0:
         raise DataError(f"{path}: a label in {roi} is negative: {labels.min()}")

@@ -145,7 +145,7 @@ def cases(shape: Shape, form: Form, seed: int) -> Iterator[Case]:
             yield Case(shape, form, objects, state, labels, draw_logits(labels, form, state))
 
 
-def rows(form: Form, only: str | None = None) -> dict[str, LossSettings]:
+def rows(form: Form, dimensions: int, only: str | None = None) -> dict[str, LossSettings]:
     """The losses that are measured, by row: every loss of the table, with its variants."""
     found = {}
     for name in LOSSES:
@@ -153,7 +153,7 @@ def rows(form: Form, only: str | None = None) -> dict[str, LossSettings]:
             continue
         for row, given in VARIANTS.get(name, {name: {}}).items():
             settings = parse_loss({"name": name, **given})
-            if settings.suits(form):
+            if settings.problem(form, dimensions) is None:
                 found[row] = settings
     return found
 
@@ -400,7 +400,7 @@ def _all_losses(shapes: tuple[Shape, ...], clock: Clock, given: Any) -> Iterator
     """Each table is printed when it is there."""
     forms: tuple[Form, ...] = ("foreground", "affinities")
     for shape, form in itertools.product(shapes, forms):
-        chosen = rows(form, given.only)
+        chosen = rows(form, len(shape), given.only)
         if chosen:
             found = measure_losses(shape, form, chosen, clock, given)
             print_losses(found)

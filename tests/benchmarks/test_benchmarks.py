@@ -178,14 +178,14 @@ def test_patches_are_as_described(objects, shape):
 
 
 def test_every_loss_has_a_row():
-    names = {settings.name for settings in losses.rows("foreground").values()}
+    names = {settings.name for settings in losses.rows("foreground", 3).values()}
     assert names == {*LOSSES} - {"malis"}
-    assert {settings.name for settings in losses.rows("affinities").values()} == {
+    assert {settings.name for settings in losses.rows("affinities", 3).values()} == {
         "ce", "supervoxel", "malis",
     }  # fmt: skip
-    found = {*losses.rows("foreground"), *losses.rows("affinities")}
+    found = {*losses.rows("foreground", 3), *losses.rows("affinities", 3)}
     assert {*losses.TARGETS} <= found, "a target that no row is held against"
-    assert [*losses.rows("foreground", "scnp")] == ["scnp 3 of ce", "scnp 5 of ce"]
+    assert [*losses.rows("foreground", 3, "scnp")] == ["scnp 3 of ce", "scnp 5 of ce"]
 
 
 @pytest.mark.slow

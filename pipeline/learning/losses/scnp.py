@@ -78,7 +78,11 @@ def scnp(
 
 
 def penalize_logits(
-    logits: Tensor, target: Tensor, window: int | Sequence[int] = 3, *, mask: Tensor | None = None
+    logits: Tensor,
+    target: Tensor,
+    window: int | Sequence[int] | NDArray[np.integer] = 3,
+    *,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Every logit's worst neighbour of its own class: z~ as the module defines it.
 
@@ -126,9 +130,12 @@ def _check(logits: Tensor, target: Tensor, mask: Tensor | None) -> None:
         raise DtypeError(f"expected a bool mask, got {mask.dtype}")
 
 
-def _reach(window: int | Sequence[int], space: tuple[int, ...]) -> tuple[int, ...]:
+def _reach(
+    window: int | Sequence[int] | NDArray[np.integer], space: tuple[int, ...]
+) -> tuple[int, ...]:
     """Voxels to either side of the centre along each axis, no more than there are."""
-    windows = tuple(window) if isinstance(window, Sequence) else (window,) * len(space)
+    several = isinstance(window, Sequence | np.ndarray)
+    windows: tuple[Any, ...] = tuple(window) if several else (window,) * len(space)  # type: ignore[arg-type]
     if len(windows) != len(space):
         raise ShapeError(
             f"expected one window, or one for each of the {len(space)} axes, got {windows}"

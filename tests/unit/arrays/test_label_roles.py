@@ -72,7 +72,7 @@ def test_zero_may_be_ignored_and_background_may_be_repeated():
         ("i1", {"ignore": (128,)}, InputError, r"int8 have no values \[128\]"),
         ("?", {"ignore": (2,)}, InputError, r"bool have no values \[2\]"),
         ("u8", {"background": (I,)}, InputError, "means unknown"),
-        ("f4", {}, DtypeError, "labels are integers, got float32"),
+        ("f4", {}, DtypeError, "labels must be integers, got float32"),
     ],
 )
 def test_roles_that_cannot_be_are_refused(dtype, roles, error, message):
@@ -91,3 +91,6 @@ def test_pieces_of_a_plane_are_named_by_their_first_pixel() -> None:
     for value in (0, IGNORE):
         same = np.full((2, 3), value, np.uint64)
         np.testing.assert_array_equal(number_pieces(same, first=5), same)
+    for shape in ((1, 1), (1, 2)):
+        large = np.full(shape, 2**64 - 2, np.uint64)
+        np.testing.assert_array_equal(number_pieces(large, first=5), np.full(shape, 6))

@@ -52,6 +52,11 @@ def test_wrong_input_is_refused() -> None:
         LossBatch.of(torch.zeros(1, 3, 2, 2, 2), np.zeros((1, 2, 2, 3), np.uint64))
     with pytest.raises(ShapeError, match="foreground of 2-D labels have 1 channels, got 2"):
         make_targets(np.zeros((1, 2, 2), np.uint64), "foreground", 2)
+    with pytest.raises(ShapeError, match="classes of 2-D labels have at least 2 channels, got 1"):
+        make_targets(np.zeros((1, 2, 2), np.uint64), "classes", 1)
+    for shape in ((0, 2, 2, 2), (1, 0, 2, 2)):
+        with pytest.raises(ShapeError, match="at least one sample and one voxel"):
+            LossBatch.of(torch.zeros(shape[0], 3, *shape[1:]), np.zeros(shape, np.uint64))
     with pytest.raises(DataError, match=r"0 \.\. 2, got 3"):
         make_targets(np.full((1, 2, 2), 3, np.uint64), "classes", 3)
     with pytest.raises(DataError, match=f"got {2**63}"):

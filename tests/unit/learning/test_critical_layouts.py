@@ -153,6 +153,10 @@ def test_ids_that_differ_above_the_32nd_bit_are_two_objects() -> None:
     assert number_critical_components(target, prediction).tolist() == [[0, 0, 1, 2]]
 
 
+def test_lists_are_taken_as_arrays() -> None:
+    assert number_critical_components([[7, 7, 8]], [[7, 0, 0]]).tolist() == [[0, 0, 1]]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0), (2, 0, 3), (3, 2, 0)])
 @pytest.mark.parametrize("mode", ["linear", "local", "global"])
 def test_images_without_voxels(shape: tuple[int, ...], mode: str) -> None:

@@ -125,7 +125,8 @@ def test_losses_that_suit_have_no_problem() -> None:
     for form, dimensions in product(("affinities", "foreground", "classes"), (2, 3)):
         for name in LOSS_SETTINGS:
             loss = parse_loss(name)
-            assert (loss.problem(form, dimensions) is None) == loss.suits(form)
+            suits = all(form in part.forms for part in (loss, *loss.parts()))
+            assert (loss.problem(form, dimensions) is None) == suits
     voxels = {"name": "supervoxel", "critical": "voxels", "mode": "global", "connectivity": 26}
     assert parse_loss(voxels).problem("affinities", 3) is None
     assert parse_loss({"name": "supervoxel", "mode": "local"}).problem("foreground", 2) is None

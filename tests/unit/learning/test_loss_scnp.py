@@ -258,6 +258,8 @@ def test_windows_per_axis() -> None:
     assert where.min(0).values.tolist() == [2, 1, 0]
     assert where.max(0).values.tolist() == [2, 3, 4]
     assert int(found.sum()) == 1 * 3 * 5
+    same = penalize_logits(logits, torch.zeros(logits.shape), np.array([1, 3, 5]))
+    assert torch.equal(found, same)
 
 
 def test_what_cannot_be_penalised_is_refused() -> None:

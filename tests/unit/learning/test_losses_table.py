@@ -27,7 +27,7 @@ CASES = [
     for loss in VARIANTS
     for form in ("affinities", "foreground", "classes")
     for space in SPACES
-    if parse_loss(loss).suits(form)
+    if parse_loss(loss).problem(form, len(space)) is None
 ]
 
 

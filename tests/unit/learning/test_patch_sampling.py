@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import product
 
 import numpy as np
@@ -244,6 +245,26 @@ def test_transposing_all_axes_keeps_the_patch_shape() -> None:
     seen = {tuple(np.sign(np.diff(drawn.batch(s)[0][0, 0, :2, :2, :2].ravel()))) for s in range(30)}
     assert all(drawn.batch(step)[0].shape == (2, 1, 4, 6, 8) for step in range(30))
     assert len(seen) > 3
+
+
+@pytest.mark.parametrize(
+    ("transpose", "size", "fits"),
+    [
+        ("zyx", (40.0, 4.0, 4.0), False),
+        ("zyx", (1.4, 1.0, 1.0), True),
+        ("yx", (40.0, 4.0, 4.0), True),
+        ("yx", (4.0, 4.0, 8.0), False),
+        ("none", (40.0, 4.0, 8.0), True),
+    ],
+)
+def test_axes_of_other_voxel_sizes_do_not_change_places(
+    transpose: str, size: tuple[float, ...], fits: bool
+) -> None:
+    source = volume()
+    regions = [(source, Roi((0, 0, 0), source.shape))]
+    settings = TrainSettings(patch=(4, 6, 8), augment={"transpose": transpose})
+    with nullcontext() if fits else pytest.raises(InputError, match=f"transpose: {transpose} "):
+        PatchSampler(regions, index_foreground(regions), settings, voxel_size=size)
 
 
 def test_place_and_light_are_drawn_independently() -> None:

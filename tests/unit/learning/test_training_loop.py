@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -74,6 +75,10 @@ def stop_at(step: int) -> Callable[[dict[str, object]], None]:
 
 def contents(directory: Path) -> list[bytes]:
     return [(directory / name).read_bytes() for name in FILES]
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +171,7 @@ def test_two_threads_are_as_reproducible_as_one(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_by_name(undisturbed: Path, tmp_path: Path) -> None:
     changed = SETTINGS.model_copy(update={"seed": 4})
-    with pytest.raises(OutputExistsError, match=r"training\.seed: 0 there, 4 now"):
+    with pytest.raises(OutputExistsError, match=r"train\.seed: 0 there, 4 now"):
         train(changed, NETWORK, regions(), undisturbed)
     with pytest.raises(InterruptionError):
         train(SETTINGS, NETWORK, regions(), tmp_path, stop_at(4))
@@ -183,10 +188,53 @@ def test_other_labels_are_refused(tmp_path: Path) -> None:
         train(SETTINGS, NETWORK, regions(other), tmp_path)
 
 
+class Dark(Rods):
+    """Other images beside the same labels."""
+
+    def image(self, roi: Roi) -> np.ndarray:
+        return super().image(roi) * np.float32(0.5)
+
+
+@pytest.mark.parametrize("stop", [4, None], ids=["interrupted", "finished"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sources": Dark()}, "another image"),
+        ({"normalisation": "in percent"}, "run.normalisation: 'as given' there, 'in percent' now"),
+        ({"voxel_size_nm": (1.0, 1.0, 1.0)}, "run.voxel_size_nm: None there"),
+        ({"settings": {"validate_every_steps": 3}}, "run.validated: False there, True now"),
+    ],
+    ids=["image", "normalisation", "voxel size", "validation"],
+)
+def test_a_training_goes_on_only_as_what_it_began_as(
+    change: dict, message: str, stop: int | None, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = undisturbed
+    if stop is not None:
+        folder = tmp_path
+        with pytest.raises(InterruptionError):
+            train(SETTINGS, NETWORK, regions(), folder, stop_at(stop))
+    before = files_of(folder)
+    change = dict(change)
+    settings = SETTINGS.model_copy(update=change.pop("settings", {}))
+    validate = (lambda _: {"score": 1.0}) if settings.validate_every_steps else None
+    sources = regions(change.pop("sources", None) or Rods())
+    with pytest.raises(OutputExistsError, match=message):
+        train(settings, NETWORK, sources, folder, validate=validate, **change)
+    assert files_of(folder) == before
+
+
+def test_fields_that_decide_nothing_are_no_part_of_a_training() -> None:
+    idle = SETTINGS.model_copy(update={"tensorboard": False, "validate_max_voxels": 3})
+    assert idle.deciding() == SETTINGS.deciding()
+    judged = SETTINGS.model_copy(update={"validate_every_steps": 3})
+    assert judged.deciding() != judged.model_copy(update={"validate_max_voxels": 3}).deciding()
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_state(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"learning_rate": 1e30})
     settings = settings.model_copy(update={"checkpoint_every_steps": 1})
-    with pytest.raises(DataError, match=r"training step \d+ .*last saved state"):
+    with pytest.raises(DataError, match=r"training step \d+ .*saved before stays"):
         train(settings, NETWORK, regions(), tmp_path)
     assert (tmp_path / "state.safetensors").exists()
     assert not (tmp_path / "model.json").exists()
@@ -230,6 +278,7 @@ MEMORY = [
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
     RuntimeError("not enough memory: you tried to allocate 9 bytes"),
     MemoryError("Unable to allocate 3 TiB"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
 ]
 
 

@@ -70,6 +70,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "targets.min_radius_nm": (100.0, NONE),
     "targets.shell_nm": (100.0, NONE),
     "targets.background": ("near", NONE),
+    "train.validate_max_voxels": (5, NONE),  # nothing is validated
     "targets.neighbourhood_nm": (100.0, NONE),
     "targets.grow_nm": (100.0, NONE),
     "targets.grow_fraction": (0.4, NONE),
@@ -112,6 +113,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
 # What these settings refine must be on.
 GROWN, SAMPLED = {"grow_nm": 50.0}, {"background": "sampled"}
 NEEDED = {
+    "targets.neighbourhood_nm": SAMPLED,
     "targets.grow_fraction": GROWN,
     "targets.grow_threshold": GROWN,
     "targets.sampled_share": SAMPLED,
@@ -254,7 +256,6 @@ OTHER_SECTIONS = {
     "train.processes": 2,
     "train.compile": True,
     "train.validate_every_steps": 5,
-    "train.validate_max_voxels": 5,
     "predict.tile": [32, 32, 32],
     "predict.context": [8, 8, 8],
     "predict.precision": "fp32",
@@ -272,6 +273,12 @@ def test_a_setting_reaches_what_depends_on_its_section(values, path):
     [section] = [s for s in SECTIONS if path.startswith(s)]
     after = replaced(values, path, OTHER_SECTIONS[path])
     assert changes(keys_of(values), keys_of(after)) == SECTIONS[section]
+
+
+def test_the_size_of_a_validation_counts_where_there_is_one(values):
+    values = replaced(values, "train.validate_every_steps", 5)
+    after = replaced(values, "train.validate_max_voxels", 5)
+    assert changes(keys_of(values), keys_of(after)) == TRAINED
 
 
 def test_the_skeleton_method_reaches_the_skeletons(values):

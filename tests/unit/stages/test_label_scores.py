@@ -17,9 +17,10 @@ from pipeline.errors import ConfigError, DtypeError, InputError, ShapeError
 from pipeline.report.facts import LabelScoreFacts
 from pipeline.report.score_tables import label_score_rows
 from pipeline.stages import plan
+from pipeline.stages.candidates import segment_array
 from pipeline.stages.dense_truth import holds_truth
 from pipeline.stages.run import Run
-from pipeline.stages.tune import THRESHOLDS, segment_array
+from pipeline.stages.tune import THRESHOLDS
 from pipeline.storage.source import read_labels
 from workers.runner import Order
 

@@ -117,7 +117,7 @@ def test_negative_and_largest_labels(folder, tmp_path):
 
 
 REFUSED = {
-    "float": (np.float32, {}, DtypeError, "labels are integers, got float32"),
+    "float": (np.float32, {}, DtypeError, "labels must be integers, got float32"),
     "beyond": (np.uint8, {"ignore_labels": [300]}, InputError, r"no values \[300\]"),
     "largest": (np.uint64, {"background_labels": [2**64 - 1]}, InputError, "means unknown"),
     "growth": (np.uint8, {"grow_nm": 9.0}, ConfigError, "grow_nm is for tracings"),

@@ -241,7 +241,7 @@ def test_the_best_network_becomes_the_result(inputs: Path, tmp_path: Path) -> No
     run = go(values)
     found = records(run, "validation.jsonl")
     assert [r["step"] for r in found] == [1, 3, 5]
-    names = "step score low high threshold nerl splits merges_total edge_accuracy best"
+    names = "step score low high threshold nerl splits merges_total pct_omit edge_accuracy best"
     assert all(set(r) == set(names.split()) for r in found)
     best = max(found, key=lambda r: (r["score"], r["step"]))
     note = load_model(run.path("checkpoint")).note
