@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from pipeline.config import RunConfig, load_config, parse_config
+from pipeline.config import EvaluateConfig, RunConfig, load_config, parse_config
 from pipeline.errors import InputError, PipelineError, StageError
 
 app = typer.Typer(
@@ -67,7 +67,13 @@ MergeNodes = Annotated[
 MergeLength = Annotated[
     float, typer.Option("--merge-min-nm", min=0, help="Cable that makes a label count as a merge.")
 ]
-Segmentation = Annotated[Path, typer.Option("--segmentation", help="Labels: zarr or TIFF.")]
+Segmentation = Annotated[
+    Path, typer.Option("--segmentation", help="Labels: zarr, OME-Zarr, precomputed or TIFF.")
+]
+Skeletons = Annotated[
+    Path,
+    typer.Option("--skeletons", help="SWC file, folder or zip; or precomputed skeletons."),
+]
 
 
 def main() -> None:
@@ -157,6 +163,8 @@ def _execute(
     from flows.launch import launch
     from workers.runner import Order
 
+    if order not in ("grid", "shuffled"):
+        raise InputError(f"--order: expected grid or shuffled, got {order!r}")
     kind: Literal["grid", "shuffled"] = "shuffled" if order == "shuffled" else "grid"
     return launch(config, only, replace_output=overwrite, order=Order(kind, seed))
 
@@ -320,7 +328,7 @@ def train(
     inputs = ("swc", "voxel_size_nm", "training_runs", "start_from")
     base = _base(settings, *sections, inputs=inputs)
     if settings is not None:
-        base["evaluate"]["compare_segments"] = None  # it belongs to the image of that file
+        base["evaluate"] |= dict.fromkeys(EvaluateConfig.PATHS)  # they belong to that file's image
     base["input"] |= given
     config = _config(out, workers, serial, **base)
     _execute(config, (*INGEST_STAGES, "placement", "targets", "train"), overwrite=overwrite)
@@ -405,8 +413,6 @@ def segment(
     overwrite: Overwrite = False,
 ) -> None:
     """Segment affinities into OUT/segments.zarr, the same for every block, order and worker."""
-    if order not in ("grid", "shuffled"):
-        raise InputError(f"--order: expected grid or shuffled, got {order!r}")
     section = _given(block=block, min_voxels=min_voxels, low=low, high=high, group=group)
     section |= {"engine": engine, "scoring": scoring}
     section["thresholds"] = tuple(threshold or (0.5,))
@@ -436,8 +442,23 @@ def skeletonize(
 @app.command()
 def evaluate(
     segmentation: Segmentation,
-    skeletons: Annotated[Path, typer.Option("--skeletons", help="SWC file, folder or zip.")],
+    skeletons: Skeletons,
     out: Out,
+    lookup: Annotated[
+        Path | None,
+        typer.Option("--lookup", help="Fragment to segment: arrow, csv, parquet, npz or JSON."),
+    ] = None,
+    lookup_missing: Annotated[
+        str,
+        typer.Option("--lookup-missing", help="Labels that it does not name: keep, zero, raise."),
+    ] = "keep",
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Dense true labels, for scores of voxels.")
+    ] = None,
+    exclude_ids: Annotated[
+        Path | None,
+        typer.Option("--exclude-ids", help="Segments that count as background, one id a line."),
+    ] = None,
     voxel_size: VoxelSize = None,
     axes: SwcAxes = "xyz",
     swc_unit: SwcUnit = "voxel",
@@ -448,23 +469,74 @@ def evaluate(
     max_gap_nm: MaxGap = None,
     merge_min_nodes: MergeNodes = 1,
     merge_min_nm: MergeLength = 0.0,
+    curves: Annotated[
+        bool,
+        typer.Option("--curves/--no-curves", help="Scores over merge tolerance and largest gap."),
+    ] = True,
+    block: BlockShape = None,
     workers: Workers = None,
     serial: Serial = False,
+    order: Annotated[str, typer.Option("--order", help="grid or shuffled.")] = "grid",
+    seed: Annotated[int, typer.Option("--seed", help="Of a shuffled order.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Score a segmentation against tracings: OUT/metrics.json and OUT/neurons.csv."""
+    """Score a segmentation against tracings, and say where it went wrong.
+
+    OUT/metrics.json, neurons.csv and .parquet, sites.parquet with annotation layers and SWC, and
+    report.html. Each chunk that holds a node is read once; another lookup, other exclusions or
+    conventions (with --overwrite) read none.
+    """
+    from flows.launch import tell_evaluation
+
     given = _given(
         segments=segmentation.resolve(),
         skeletons=skeletons.resolve(),
+        labels=_absolute(labels),
         voxel_size_nm=voxel_size,
         swc=_swc(axes, swc_unit, offset, flip),
     )
     section = _conventions(repair, max_gap_nm, merge_min_nodes, merge_min_nm, out_of_bounds)
+    section |= _given(lookup=_absolute(lookup), exclude_ids=_absolute(exclude_ids), block=block)
+    section |= {"lookup_missing": lookup_missing, "curves": curves}
     config = _config(out, workers, serial, input=given, evaluate=section)
-    _execute(config, ("node_labels", "evaluate"), overwrite=overwrite)
-    from flows.launch import print_scores
+    _execute(config, EVALUATION_STAGES, overwrite=overwrite, order=order, seed=seed)
+    tell_evaluation(out)
 
-    print_scores(out)
+
+EVALUATION_STAGES = (
+    "node_labels",
+    "label_placement",
+    "label_overlap",
+    "label_scores",
+    "evaluate",
+    "sites",
+    "curves",
+)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Output folder of an evaluation, or metrics.json.")],
+    b: Annotated[Path, typer.Argument(help="Another, of the same tracings.")],
+    out: Out,
+    allow_differences: Annotated[
+        bool, typer.Option("--allow-differences", help="Compare though the conventions differ.")
+    ] = False,
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=39, help="Of the neurons, for the intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of resamples and tests.")] = 0,
+) -> None:
+    """Compare two scored segmentations neuron by neuron, with intervals and a paired test.
+
+    OUT/comparison.json, .csv, .png and .svg, and comparison_neurons.csv. No voxel is read.
+    """
+    from flows.compare_segmentations import compare_segmentations, tell_comparison
+
+    done = compare_segmentations(
+        a, b, out, allow_differences=allow_differences, n_resamples=resamples, seed=seed
+    )
+    tell_comparison(done)
 
 
 @app.command()

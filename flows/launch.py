@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -15,12 +16,17 @@ from flows.progress import QuietProgress, TerminalProgress
 from flows.runs import prepare, run_stages
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
+from pipeline.geometry import BlockGrid
 from pipeline.stages import plan
 from pipeline.stages.base import Stage
-from pipeline.stages.evaluate import EVALUATE
+from pipeline.stages.evaluate import EVALUATE, NODE_LABELS
 from pipeline.stages.label_scores import LABEL_SCORES
 from pipeline.stages.run import Run
+from pipeline.storage.chunks import chunk_shape
 from workers.runner import Order
+
+# Of the sites of errors so many are named on the terminal.
+_NAMED_SITES = 8
 
 
 def launch(
@@ -103,12 +109,43 @@ def print_scores(directory: Path) -> None:
     Console().print(table)
 
 
+def tell_evaluation(directory: Path) -> None:
+    """Write the report of an evaluation and say what came out of it."""
+    from flows.report import write_report
+    from flows.site_rows import site_facts
+
+    run, console = Run(directory.resolve()), Console(soft_wrap=True)
+    write_report(run)
+    print_scores(directory)
+    if run.config.input.labels is not None:
+        print_label_scores(directory)
+    sites = site_facts(run, _NAMED_SITES)
+    counts = sites.counts.items()
+    found = ", ".join(f"{count:,} {kind}{'s' * (count != 1)}" for kind, count in counts)
+    table = Table("site", "kind", "tracing", "cable lost (um)", "z, y, x (voxels)", title=found)
+    for row in sites.rows:
+        place = ", ".join(f"{v:,.1f}" for v in row.position_vox)
+        table.add_row(str(row.number), row.kind, row.tracings, f"{row.cable_nm / 1000:,.2f}", place)
+    console.print(table)
+    console.print(_chunks_read(run), highlight=False)
+    console.print(f"report  {directory / 'report.html'}", highlight=False)
+
+
+def _chunks_read(run: Run) -> str:
+    with closing(run.ledger(NODE_LABELS.name)) as ledger:
+        read = sum(int(mark.stats.get("chunks", 0)) for mark in ledger.marks.values())
+    every = len(BlockGrid.over(run.shape, chunk_shape(run.path("segments"))))
+    return f"read    {read:,} of {every:,} chunks of the segmentation: those that hold nodes"
+
+
 _LABEL_ROWS = {
     "voi": "VOI (bits)",
     "voi_split": "VOI split (bits)",
     "voi_merge": "VOI merge (bits)",
     "ari": "ARI",
     "adapted_rand_error": "adapted Rand error",
+    "accuracy": "accuracy of foreground",
+    "dice": "Dice of foreground",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 
 from rich.console import Console
@@ -10,18 +11,25 @@ from rich.markup import escape
 from flows.runs import Observer
 from pipeline.stages import plan
 from pipeline.stages.base import Stage
+from pipeline.stages.label_placement import LABEL_PLACEMENT, label_placement_warning
 from pipeline.stages.placement import PLACEMENT, placement_warning
 from pipeline.stages.run import Run
 from workers.runner import StageReport
 
+_WARNINGS: dict[str, Callable[[Run], str | None]] = {
+    PLACEMENT.name: placement_warning,
+    LABEL_PLACEMENT.name: label_placement_warning,
+}
+
 
 def notices(run: Run) -> list[str]:
     """The warnings of a run, as sentences; of its present configuration alone."""
-    if PLACEMENT not in plan(run.config):
-        return []
-    with closing(run.ledger(PLACEMENT.name)) as ledger:
-        found = placement_warning(run) if ledger.complete else None
-    return [] if found is None else [_sentence(found)]
+    found = []
+    for stage, warning in _WARNINGS.items():
+        if stage in {s.name for s in plan(run.config)}:
+            with closing(run.ledger(stage)) as ledger:
+                found.append(warning(run) if ledger.complete else None)
+    return [_sentence(text) for text in found if text is not None]
 
 
 def telling(run: Run, console: Console, observe: Observer) -> Observer:
@@ -30,10 +38,10 @@ def telling(run: Run, console: Console, observe: Observer) -> Observer:
 
     def observed(stage: Stage, report: StageReport) -> None:
         observe(stage, report)
-        if stage is not PLACEMENT or report.complete < report.blocks or told:
+        if stage.name not in _WARNINGS or report.complete < report.blocks or stage.name in told:
             return
         told.add(stage.name)
-        warning = placement_warning(run)
+        warning = _WARNINGS[stage.name](run)
         if warning is not None:
             console.print(
                 f"[yellow]warning[/yellow] {escape(_sentence(warning))}",

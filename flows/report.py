@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.notices import notices
+from flows.site_rows import site_facts
 from flows.status import StageStatus, agglomeration_levels, run_status
 from pipeline.errors import InputError
 from pipeline.geometry import Roi
@@ -43,6 +44,10 @@ LARGEST = 20
 _OUTPUTS = {
     "metrics.json": "scores",
     "neurons.csv": "scores of each tracing",
+    "neurons.parquet": "the same, for other programs",
+    "curves.png": "scores over merge tolerance and largest gap",
+    "sites.parquet": "each split, merge and omission, with its place",
+    "sites": "the same as annotation layers for Neuroglancer and as SWC",
     "label_scores.json": "scores against dense labels",
     "segments.zarr": "segments, OME-NGFF",
     "fragments.zarr": "fragments before agglomeration",
@@ -90,6 +95,8 @@ def write_report(run: Run) -> Path:
         foreground_share=_foreground(run) if "fragments" in complete else None,
         scores=_scores(run) if has_scores else None,
         label_scores=_label_scores(run) if "label_scores" in complete else None,
+        curves=run.path("curves_drawing").read_bytes() if "curves" in complete else None,
+        sites=site_facts(run) if "sites" in complete else None,
         threshold=_threshold(run) if "tune" in complete else None,
         segments=_segments(run) if {"collect", "join"} <= complete else None,
         outputs=list(_outputs(run.directory)),
@@ -199,11 +206,22 @@ def _scores(run: Run) -> ScoreFacts:
         baseline_name=(
             f"image >= {baseline['threshold']:.4g}, connected components" if baseline else ""
         ),
+        run_intervals=_intervals(metrics),
         scored_on=(f"voxels {score.roi}" if score else "the whole volume")
         + f"; without errors the normalized ERL would be {ceiling:.3f}"
         + _not_held_out(run),
         trained_on=f"voxels {learned.roi}" if learned else "the whole volume",
     )
+
+
+def _intervals(metrics: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Bounds of the figures that have both."""
+    figures = metrics.get("intervals", {}).get("figures", {})
+    return {
+        name: (found["low"], found["high"])
+        for name, found in figures.items()
+        if found["low"] is not None and found["high"] is not None
+    }
 
 
 def _not_held_out(run: Run) -> str:

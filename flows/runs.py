@@ -63,8 +63,8 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
 def _refuse_overlap(run: Run, stages: Sequence[Stage]) -> None:
     """Refuse inputs that a stage would replace, or that its output would become a part of."""
     given = {f"input.{n}": value for n, value in run.config.input if isinstance(value, Path)}
-    if run.config.evaluate.compare_segments is not None:
-        given["evaluate.compare_segments"] = run.config.evaluate.compare_segments
+    scoring = run.config.evaluate
+    given |= {f"evaluate.{n}": value for n, value in scoring if isinstance(value, Path)}
     for stage in stages:
         for output in (run.path(artifact) for artifact in stage.writes):
             for name, path in given.items():

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -57,7 +57,8 @@ class InputConfig(StrictModel):
     """Dense instance labels to train on and score against: integers, 0 is background, shape of
     the image."""
     skeletons: Path | None = None
-    """Tracings to train on or score against: an SWC file, a folder of them, or a zip."""
+    """Tracings to train on or score against: an SWC file, a folder of them, or a zip; or
+    precomputed skeletons, which are in nanometres whatever `swc.unit` says."""
     swc: SwcConfig = SwcConfig()
     """How the tracings' coordinates map to the volume."""
     training_runs: tuple[Path, ...] = ()
@@ -257,8 +258,27 @@ class SkeletonizeConfig(StrictModel):
 class EvaluateConfig(StrictModel):
     """Scores against tracings and dense labels."""
 
+    PATHS: ClassVar[tuple[str, ...]] = ("compare_segments", "lookup", "exclude_ids")
+    """Names of the fields that are paths."""
+
     compare_segments: Path | None = None
     """Another segmentation of the same volume, scored beside this one against the labels."""
+    block: VoxelTriple = (512, 512, 512)
+    """Block in which labels are read at the nodes, rounded up to whole chunks of the segments. The
+    result does not depend on it."""
+    lookup: Path | None = None
+    """Fragment to segment, applied to the labels of input.segments in all scores: a lookup of
+    `axonloom segment`, csv, parquet, npz or JSON."""
+    lookup_missing: Literal["keep", "zero", "raise"] = "keep"
+    """A label that the lookup does not name stays as it is, becomes background, or is an error;
+    how many there are is told in the scores. Lookups of `axonloom segment` hold no label that
+    stays."""
+    exclude_ids: Path | None = None
+    """Segments that count as background in all scores: a text file, one id a line."""
+    curves: bool = True
+    """Score over merge tolerances and largest gaps as well: at most 26 times as long."""
+    bootstrap: int = Field(2000, ge=0)
+    """Resamples of the neurons for the intervals of the scores; 0: none."""
     repair: bool = True
     """Close gaps between nodes of equal label before counting."""
     max_gap_nm: float | None = Field(None, gt=0)
@@ -273,6 +293,13 @@ class EvaluateConfig(StrictModel):
     """Score threshold + connected components of the image beside the segmentation."""
     baseline_threshold: float | None = None
     """Image value of the baseline; null chooses it on the validation region by normalized ERL."""
+
+    @field_validator("bootstrap")
+    @classmethod
+    def _enough_or_none(cls, value: int) -> int:
+        if 0 < value < 39:
+            raise ValueError(f"a 95 % interval needs 39 resamples or more, got {value}; 0: none")
+        return value
 
 
 class SweepConfig(StrictModel):
@@ -420,6 +447,8 @@ class RunConfig(StrictModel):
         known = self.input.labels is not None or self.phantom is not None
         if self.evaluate.compare_segments is not None and not known:
             raise ValueError("evaluate.compare_segments needs input.labels to score both against")
+        if self.evaluate.lookup is not None and self.input.segments is None:
+            raise ValueError("evaluate.lookup belongs to a segmentation given as input.segments")
         return self
 
     @property
@@ -464,7 +493,7 @@ def load_config(path: Path) -> RunConfig:
     values = _expand(values)
     if isinstance(values, dict):
         _make_absolute(values.get("input"), _INPUT_PATHS, path.resolve().parent)
-        _make_absolute(values.get("evaluate"), ("compare_segments",), path.resolve().parent)
+        _make_absolute(values.get("evaluate"), EvaluateConfig.PATHS, path.resolve().parent)
     return parse_config(values, str(path))
 
 

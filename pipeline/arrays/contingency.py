@@ -28,8 +28,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.arrays.labels import IGNORE, Labels
-from pipeline.arrays.relabel import apply_lookup, sum_counts
+from pipeline.arrays.labels import IGNORE, Labels, SparseMap
+from pipeline.arrays.relabel import apply_lookup, count_voxels, sum_counts
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
@@ -265,6 +265,44 @@ def score_contingency(table: Contingency) -> VoxelScores:
     }
 
 
+def count_background(fragments: Labels, truth: Labels) -> SparseMap:
+    """The labels where the truth is background: (ids, voxels), ids ascending, 0 among them.
+
+    Args:
+        fragments: uint64, any shape.
+        truth: uint64, the same shape; only voxels of 0 are looked at.
+    """
+    labels = fragments[truth == 0]
+    ids, voxels = count_voxels(labels)
+    empty = np.uint64(labels.size - int(voxels.sum()))
+    if not empty:
+        return ids, voxels
+    return np.append(np.uint64(0), ids), np.append(empty, voxels)
+
+
+def score_foreground(table: Contingency, background: SparseMap) -> VoxelScores:
+    """How well the foreground, any segment at all, agrees with that of the truth.
+
+    Args:
+        table: of the voxels that have a true object.
+        background: (ids, voxels) where the truth is background, see `count_background`.
+
+    Returns:
+        accuracy: share of the known voxels that are foreground, or background, in both.
+        dice: 2 tp / (2 tp + fp + fn); 1 if neither has foreground.
+        background_voxels: how many voxels are background in the truth.
+    """
+    hit, beyond = table.fragment != 0, background[0] != 0
+    tp, fn = int(table.voxels[hit].sum()), int(table.voxels[~hit].sum())
+    fp, tn = int(background[1][beyond].sum()), int(background[1][~beyond].sum())
+    known, size = tp + fn + fp + tn, 2 * tp + fp + fn
+    return {
+        "accuracy": (tp + tn) / known if known else 1.0,
+        "dice": 2 * tp / size if size else 1.0,
+        "background_voxels": fp + tn,
+    }
+
+
 def _entropy_sum(counts: NDArray[np.uint64]) -> float:
     """Sum of n log2 n, rounded once, whatever the order."""
     numbers = counts.astype(np.float64)
@@ -300,6 +338,10 @@ def describe_voxel_conventions() -> dict[str, str]:
         "voxels": (
             "voxels with truth 0 or the ignore label (2^64 - 1) are left out; background of the "
             "segmentation on a true object is one segment like any other, and scored"
+        ),
+        "accuracy, dice": (
+            "of foreground, which is any segment, over all voxels whose truth is known, background "
+            "too"
         ),
         "voi": "bits: voi_split = H(segment | truth), voi_merge = H(truth | segment), voi the sum",
         "ari": "adjusted Rand index (Hubert & Arabie 1985) over the same voxels",

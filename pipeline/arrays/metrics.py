@@ -77,6 +77,7 @@ class Scores:
         components: per skeleton: (N,) int64 by node, its piece of equal label; -1 on background.
         edge_classes: per skeleton: (E,) uint8, one of CORRECT, OMIT, SPLIT, MERGED.
         merges: the merging labels and the skeletons they are on (indices as given).
+        sums: per skeleton, as given: what its measures are made of.
     """
 
     overall: Measures
@@ -86,6 +87,7 @@ class Scores:
     components: tuple[NDArray[np.int64], ...]
     edge_classes: tuple[NDArray[np.uint8], ...]
     merges: Merges
+    sums: tuple[Sums, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, no NaN; None where a rate is undefined."""
@@ -165,6 +167,7 @@ def score_forests(
         tuple(f.by_node(run.piece) for f, run in zip(forests, runs, strict=True)),
         tuple(classes),
         merges,
+        tuple(sums),
     )
 
 

@@ -172,6 +172,44 @@ class ScoreFacts:
     trained_on: str = ""
 
 
+@dataclass(frozen=True)
+class SiteRow:
+    """One place where a segmentation is wrong.
+
+    Attributes:
+        number: its rank by the cable that is lost, from 1.
+        kind: "split", "merge" or "omission", with what is special about it.
+        tracings: that it lies on, one or two.
+        labels: of the segments that end, or meet, there.
+        position_vox: z, y, x.
+        position_nm: z, y, x.
+        gap_nm: of a split the gap, of a merge the distance of the tracings.
+        cable_nm: that is lost by it.
+    """
+
+    number: int
+    kind: str
+    tracings: str
+    labels: str
+    position_vox: tuple[float, float, float]
+    position_nm: tuple[float, float, float]
+    gap_nm: float
+    cable_nm: float
+
+
+@dataclass(frozen=True)
+class SiteFacts:
+    """Where a segmentation is wrong.
+
+    Attributes:
+        rows: the first of all sites, the most cable first.
+        counts: number of sites of each kind.
+    """
+
+    rows: Sequence[SiteRow]
+    counts: Mapping[str, int]
+
+
 @dataclass(frozen=True, eq=False)
 class LabelScoreFacts:
     """Scores against dense labels, of this run and of another segmentation.
@@ -247,6 +285,8 @@ class ReportData:
         wall_seconds: of the whole run.
         neurons: how many neurons came out; the number of segments stands in where it is None.
         levels: of the agglomeration; none where one step held everything.
+        curves: drawing (SVG) of the scores over merge tolerance and largest gap.
+        sites: where the segmentation is wrong.
         foreground_share: (Z, Y, X) share of foreground in each block, NaN where not known.
         warnings: what seems wrong with the run, in full sentences.
     """
@@ -265,6 +305,8 @@ class ReportData:
     foreground_share: NDArray[np.float64] | None = None
     scores: ScoreFacts | None = None
     label_scores: LabelScoreFacts | None = None
+    curves: bytes | None = None
+    sites: SiteFacts | None = None
     threshold: ThresholdFacts | None = None
     segments: SegmentFacts | None = None
     outputs: Sequence[OutputFile] = ()

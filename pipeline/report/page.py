@@ -70,6 +70,7 @@ def render_report(data: ReportData) -> str:
         label_rows=label_score_rows(data.label_scores) if data.label_scores else None,
         threshold=_threshold(data.threshold) if data.threshold else None,
         segments=_segments(data.segments) if data.segments else None,
+        curves=base64.b64encode(data.curves).decode() if data.curves else None,
         outputs=[_output(o) for o in data.outputs],
     )
 

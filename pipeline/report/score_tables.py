@@ -37,6 +37,8 @@ _LABEL_METRICS = (
     ("adapted_rand_precision", "Adapted Rand precision", "merges lower it", 1.0, 3, +1),
     ("adapted_rand_recall", "Adapted Rand recall", "splits lower it", 1.0, 3, +1),
     ("omitted_voxels", "Labelled voxels without a segment", "", 1.0, 0, -1),
+    ("accuracy", "Accuracy of foreground", "0 to 1, background voxels count", 1.0, 3, +1),
+    ("dice", "Dice of foreground", "0 to 1", 1.0, 3, +1),
     ("voxels", "Labelled voxels", "", 1.0, 0, +1),
 )
 

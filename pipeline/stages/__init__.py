@@ -8,16 +8,19 @@ from pipeline.config import RunConfig
 from pipeline.stages.agglomerate import AGGLOMERATE
 from pipeline.stages.base import Stage
 from pipeline.stages.collect import COLLECT
+from pipeline.stages.curves import CURVES
 from pipeline.stages.edges import EDGES
 from pipeline.stages.evaluate import BASELINE, EVALUATE, NODE_LABELS
 from pipeline.stages.fragments import FRAGMENTS
 from pipeline.stages.ingest import INGEST, PYRAMID, STATISTICS
+from pipeline.stages.label_placement import LABEL_PLACEMENT
 from pipeline.stages.label_scores import LABEL_OVERLAP, LABEL_SCORES, REFERENCE_OVERLAP
 from pipeline.stages.placement import PLACEMENT
 from pipeline.stages.predict import PREDICT
 from pipeline.stages.project import PROJECT
 from pipeline.stages.proofread import EXPORT, PROOFREAD
 from pipeline.stages.relabel import RELABEL
+from pipeline.stages.sites import SITES
 from pipeline.stages.skeletonize import JOIN, SKELETONIZE
 from pipeline.stages.stitch import STITCH
 from pipeline.stages.targets import TARGETS
@@ -63,6 +66,14 @@ def _scores(config: RunConfig) -> bool:
     return _labelled(config) and config.input.skeletons is not None
 
 
+def _draws_curves(config: RunConfig) -> bool:
+    return _scores(config) and config.evaluate.curves
+
+
+def _given_and_scored(config: RunConfig) -> bool:
+    return _scores(config) and config.input.segments is not None
+
+
 def _scores_labels(config: RunConfig) -> bool:
     return _labelled(config) and config.input.labels is not None
 
@@ -98,11 +109,14 @@ _TABLE: tuple[tuple[Stage, Callable[[RunConfig], bool]], ...] = (
     (SKELETONIZE, _labelled),
     (JOIN, _labelled),
     (NODE_LABELS, _scores),
+    (LABEL_PLACEMENT, _given_and_scored),
     (BASELINE, _baselines),
-    (EVALUATE, _scores),
     (LABEL_OVERLAP, _scores_labels),
     (REFERENCE_OVERLAP, _compares),
     (LABEL_SCORES, _scores_labels),
+    (EVALUATE, _scores),
+    (SITES, _scores),
+    (CURVES, _draws_curves),
     (EXPORT, _labelled),
     (PROOFREAD, _labelled),
     (PROJECT, _labelled),

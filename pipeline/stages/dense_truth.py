@@ -9,7 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.arrays.contingency import Contingency, count_contingency, sum_contingency
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.contingency import (
+    Contingency,
+    count_background,
+    count_contingency,
+    sum_contingency,
+)
+from pipeline.arrays.labels import IGNORE, SparseMap
+from pipeline.arrays.relabel import add_counts
 from pipeline.geometry import Block, Roi
 from pipeline.stages.base import BlockResult
 from pipeline.stages.block_tables import holding_blocks
@@ -46,9 +56,36 @@ def write_overlap(artifact: str, block: Block, labels: Path, run: Run) -> BlockR
     truth = read_roles(run, roi)
     if not any_instance(truth):
         return BlockResult("empty")
-    table = count_contingency(read_labels(labels, roi), truth)
+    return _write_pairs(artifact, block, read_labels(labels, roi), truth, run)
+
+
+def write_overlaps(
+    artifact: str, background: str, block: Block, labels: Path, run: Run
+) -> BlockResult:
+    """The same, and what the labels are where the truth is background, as a second table."""
+    roi = block.write.intersect(run.score_roi)
+    truth = read_roles(run, roi)
+    if (truth == IGNORE).all():
+        return BlockResult("empty")
+    found = read_labels(labels, roi)
+    ids, voxels = count_background(found, truth)
+    write_table(run.block_file(background, block.index), {"id": ids, "voxels": voxels})
+    return _write_pairs(artifact, block, found, truth, run)
+
+
+def _write_pairs(
+    artifact: str, block: Block, labels: NDArray[np.uint64], truth: NDArray[np.uint64], run: Run
+) -> BlockResult:
+    table = count_contingency(labels, truth)
     write_table(run.block_file(artifact, block.index), vars(table))
     return BlockResult(stats={"pairs": len(table), "voxels": int(table.voxels.sum())})
+
+
+def read_background(artifact: str, stage: str, run: Run) -> SparseMap:
+    """The second table of `write_overlaps`, of all blocks of a stage; may be empty."""
+    files = (run.block_file(artifact, index) for index in sorted(holding_blocks(run, stage)))
+    tables = (read_table(file) for file in files)
+    return add_counts((table["id"], table["voxels"]) for table in tables)
 
 
 def read_overlap(artifact: str, run: Run) -> Contingency:

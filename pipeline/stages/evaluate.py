@@ -1,6 +1,6 @@
 """Evaluate: labels at the nodes of the tracings, then scores from tables.
 
-1. `node_labels` reads each box that holds nodes once.
+1. `node_labels` reads each chunk that holds nodes once.
 2. `baseline` does the same for threshold + connected components of the image: components are made
    and stitched as fragments are, so that the baseline has no seams either.
 3. `evaluate` scores both, into metrics.json and neurons.csv.
@@ -11,43 +11,45 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.bootstrap import bootstrap_intervals
 from pipeline.arrays.fragments import LOWER, UPPER, extract_fragments
 from pipeline.arrays.metrics import Scores, score
 from pipeline.arrays.relabel import apply_lookup
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_nodes import inside_roi, labels_at_nodes, node_voxels
+from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
 from pipeline.arrays.stitch import joined_pairs, resolve
 from pipeline.arrays.threshold import mask_affinities
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi
 from pipeline.stages.base import BlockResult, Stage, one_block
-from pipeline.stages.block_tables import (
-    holding_blocks,
-    predecessor,
-    read_faces,
-    write_record,
+from pipeline.stages.block_tables import predecessor, read_faces, write_record
+from pipeline.stages.ingest import round_up, statistics_of
+from pipeline.stages.node_labels import (
+    by_tracing,
+    chunk_grid,
+    gather_node_labels,
+    holds_nodes,
+    keep_node_labels,
+    read_node_labels,
 )
-from pipeline.stages.ingest import statistics_of
-from pipeline.stages.relabel import output_grid
+from pipeline.stages.renaming import Renaming, check_renaming, renaming_parameters
 from pipeline.stages.run import Run
 from pipeline.stages.truth import check_truth, scored_truth, scoring_options, truth_parameters
 from pipeline.storage.atomic import write_json, write_text
-from pipeline.storage.source import open_source, read_labels
-from pipeline.storage.tables import read_table, write_table
-
-
-def _any_node(block: Block, run: Run) -> bool:
-    return any(inside_roi(node_voxels(s), block.write).any() for s in scored_truth(run))
+from pipeline.storage.parquet import write_parquet
+from pipeline.storage.source import open_source
 
 
 def _check(run: Run) -> None:
     check_truth(run)
     check_segments(run)
+    check_renaming(run)
 
 
 def check_segments(run: Run) -> None:
@@ -64,41 +66,27 @@ def check_segments(run: Run) -> None:
         )
 
 
-def _node_labels(block: Block, run: Run) -> BlockResult:
-    labels = read_labels(run.path("segments"), block.write)
-    rows = write_node_labels("node_labels", block, labels, run)
-    return BlockResult(stats={"nodes": rows})
-
-
-def write_node_labels(artifact: str, block: Block, labels: NDArray[np.uint64], run: Run) -> int:
-    """Keep the labels at the nodes inside a block; the number of nodes."""
-    skeleton, node, label = [], [], []
-    for number, truth in enumerate(scored_truth(run)):
-        values, inside = labels_at_nodes(truth, labels, block.write.offset)
-        index = np.flatnonzero(inside)
-        skeleton.append(np.full(len(index), number))
-        node.append(index)
-        label.append(values[index])
-    columns = {
-        "skeleton": np.concatenate(skeleton),
-        "node": np.concatenate(node),
-        "label": np.concatenate(label),
-    }
-    write_table(run.block_file(artifact, block.index), columns)
-    return len(columns["node"])
+def _grid(run: Run) -> BlockGrid:
+    """Blocks of whole chunks of the segments."""
+    foreign, extent = run.foreign("segments"), run.config.evaluate.block
+    if foreign is not None:
+        return chunk_grid(foreign, run.shape, extent)
+    return BlockGrid.over(run.shape, round_up(extent, run.config.chunk))
 
 
 NODE_LABELS = Stage(
     name="node_labels",
-    version=1,
+    version=2,
     reads=("segments", "source_skeletons"),
     writes=("node_labels",),
     parameters=truth_parameters,
-    grid=output_grid,
+    grid=_grid,
     create=lambda run: run.path("node_labels").mkdir(parents=True),
     check=_check,
-    wanted=_any_node,
-    process=_node_labels,
+    wanted=lambda block, run: holds_nodes(run, _grid(run), block),
+    process=lambda block, run: read_node_labels(
+        "node_labels", run.path("segments"), _grid(run), block, run
+    ),
 )
 
 
@@ -130,7 +118,7 @@ def _baseline(block: Block, run: Run) -> BlockResult:
         low=255,
         high=255,
     )
-    write_node_labels("baseline", block, found.labels, run)
+    keep_node_labels("baseline", found.labels, _baseline_grid(run), block, run)
     write_record(run.block_file("baseline_faces", block.index), found)
     return BlockResult(stats={"components": len(found.ids)})
 
@@ -142,7 +130,7 @@ def _create_baseline(run: Run) -> None:
 
 BASELINE = Stage(
     name="baseline",
-    version=1,
+    version=2,
     reads=("image", "statistics", "source_skeletons"),
     optional=("tuning",),
     writes=("baseline", "baseline_faces"),
@@ -157,19 +145,7 @@ BASELINE = Stage(
 )
 
 
-def _gather(artifact: str, run: Run) -> list[NDArray[np.uint64]]:
-    """Per skeleton, the label of each node; nodes outside the volume have 0."""
-    truth = scored_truth(run)
-    labels = [np.zeros(len(s.nodes), np.uint64) for s in truth]
-    for index in sorted(holding_blocks(run, artifact)):
-        rows = read_table(run.block_file(artifact, index))
-        for number in np.unique(rows["skeleton"]):
-            chosen = rows["skeleton"] == number
-            labels[number][rows["node"][chosen]] = rows["label"][chosen]
-    return labels
-
-
-def _stitched_baseline(run: Run) -> list[NDArray[np.uint64]]:
+def _stitched_baseline(run: Run) -> NDArray[np.uint64]:
     grid = _baseline_grid(run)
     pairs = [np.zeros((0, 2), np.uint64)]
     for block in grid:
@@ -181,17 +157,18 @@ def _stitched_baseline(run: Run) -> list[NDArray[np.uint64]]:
             upper = read_faces(run.block_file("baseline_faces", before.index), UPPER, axis)
             pairs.append(joined_pairs(lower[axis, LOWER], upper[axis, UPPER]))
     united = resolve(np.concatenate(pairs))
-    return [apply_lookup(labels, *united) for labels in _gather("baseline", run)]
+    return apply_lookup(gather_node_labels("baseline", run), *united)
 
 
 def _outside(truth: list[Skeleton], roi: Roi) -> list[int]:
     return [int((~inside_roi(node_voxels(s), roi)).sum()) for s in truth]
 
 
-def _scores(labels: list[NDArray[np.uint64]], run: Run) -> Scores:
+def _scores(labels: NDArray[np.uint64], run: Run) -> Scores:
     truth = scored_truth(run)
     outside = _outside(truth, run.roi)
-    return score(truth, labels, run.voxel_size_nm, scoring_options(run), outside)
+    parts = by_tracing(labels, run)
+    return score(truth, parts, run.voxel_size_nm, scoring_options(run), outside)
 
 
 def _perfect(run: Run) -> Scores:
@@ -200,14 +177,23 @@ def _perfect(run: Run) -> Scores:
     Its ERL is that of the tracings: where the region to score cuts one into several trees, even a
     perfect segmentation has a normalized ERL below 1.
     """
-    truth = scored_truth(run)
-    labels = [np.full(len(s.nodes), i, np.uint64) for i, s in enumerate(truth, start=1)]
-    return _scores(labels, run)
+    counts = [len(s.nodes) for s in scored_truth(run)]
+    own = np.arange(1, len(counts) + 1, dtype=np.uint64)
+    return _scores(np.repeat(own, counts), run)
 
 
 def _evaluate(_block: Block, run: Run) -> BlockResult:
-    scores = _scores(_gather("node_labels", run), run)
+    labels, renaming = gather_node_labels("node_labels", run), Renaming.of(run)
+    scores = _scores(renaming.apply(labels), run)
     result = scores.as_json()
+    result["conventions"] |= renaming.conventions(labels)
+    if run.config.input.labels is not None:
+        result["voxels"] = json.loads(run.path("label_scores").read_text())
+    resamples = run.config.evaluate.bootstrap
+    if resamples:
+        tracings = [skeleton.name for skeleton in scored_truth(run)]
+        found = bootstrap_intervals(tracings, scores.sums, scores.merges, n_resamples=resamples)
+        result["intervals"] = found.as_json()
     result["ceiling"] = {"overall": _perfect(run).as_json()["overall"]}
     if run.config.evaluate.baseline and run.config.input.image is not None:
         plain = _scores(_stitched_baseline(run), run).as_json()
@@ -218,6 +204,7 @@ def _evaluate(_block: Block, run: Run) -> BlockResult:
         }
     write_json(run.path("metrics"), result)
     write_text(run.path("neurons"), _as_csv(result["per_skeleton"]))
+    _write_parquet(run.path("neurons_parquet"), result["per_skeleton"])
     overall = result["overall"]
     names = ("nerl", "edge_accuracy", "splits", "merges_total")
     return BlockResult(stats={name: overall[name] for name in names if overall[name] is not None})
@@ -233,21 +220,46 @@ def _as_csv(rows: dict[str, dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+def _write_parquet(path: Path, rows: dict[str, dict[str, Any]]) -> None:
+    names = next(iter(rows.values()))
+    columns = {name: [row[name] for row in rows.values()] for name in names}
+    write_parquet(path, {"skeleton": [*rows], **columns})
+
+
+def scoring_parameters(run: Run) -> dict[str, Any]:
+    """The part of the configuration that the scores of given labels depend on."""
+    names = {"repair", "max_gap_nm", "merge_min_nodes", "merge_min_nm"}
+    return {
+        **truth_parameters(run),
+        **run.config.evaluate.model_dump(include=names),
+        **renaming_parameters(run),
+    }
+
+
 def _evaluate_parameters(run: Run) -> dict[str, Any]:
-    return {**truth_parameters(run), **run.config.evaluate.model_dump()}
+    names = {"baseline", "baseline_threshold", "bootstrap"}
+    return {**scoring_parameters(run), **run.config.evaluate.model_dump(include=names)}
 
 
 def _create_evaluate(run: Run) -> None:
     write_json(run.path("metrics"), {})
-    write_text(run.path("neurons"), "")
+    for name in ("neurons", "neurons_parquet"):
+        write_text(run.path(name), "")
 
 
 EVALUATE = Stage(
     name="evaluate",
-    version=1,
+    version=2,
     reads=("node_labels", "source_skeletons"),
-    optional=("baseline", "baseline_faces", "tuning"),
-    writes=("metrics", "neurons"),
+    optional=(
+        "baseline",
+        "baseline_faces",
+        "tuning",
+        "label_scores",
+        "source_lookup",
+        "source_excluded",
+    ),
+    writes=("metrics", "neurons", "neurons_parquet"),
     parameters=_evaluate_parameters,
     grid=one_block,
     create=_create_evaluate,

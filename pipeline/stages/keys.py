@@ -11,6 +11,7 @@ from pipeline.stages.base import Stage
 from pipeline.stages.run import Run
 from pipeline.storage.fingerprint import digest, fingerprint
 from pipeline.storage.npz import stored_file
+from pipeline.storage.skeleton_files import stored_skeletons
 
 
 @dataclass(frozen=True)
@@ -69,4 +70,4 @@ def _foreign_key(artifact: str, run: Run) -> str:
         )
     if not stored_file(path).exists():
         raise InputError(f"{path}: no such file or folder (input {artifact} of the run)")
-    return fingerprint(path)
+    return fingerprint(stored_skeletons(path) if artifact == "source_skeletons" else path)

@@ -65,7 +65,7 @@ def _means(image: Volume, voxels: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _check(run: Run) -> None:
-    check_placement(run.truth(), run.shape)
+    check_placement(run.truth(), run.shape, run.swc_options)
 
 
 PLACEMENT = Stage(
@@ -86,7 +86,12 @@ PLACEMENT = Stage(
 
 def placement_warning(run: Run) -> str | None:
     """What the stage has to say against the placement of the tracings, if it has run."""
-    path = run.path("placement")
+    return read_warning(run, "placement")
+
+
+def read_warning(run: Run, artifact: str) -> str | None:
+    """The warning in a finding about the place of tracings, if there is one."""
+    path = run.path(artifact)
     if not path.exists():
         return None
     found: str | None = json.loads(path.read_text()).get("warning")

@@ -12,8 +12,9 @@ from pipeline.errors import InputError
 from pipeline.geometry import Roi, Triple
 from pipeline.settings import NmTriple
 from pipeline.storage.ledger import Ledger
-from pipeline.storage.source import ImageSource, open_source
-from pipeline.storage.swc import SwcOptions, read_skeletons
+from pipeline.storage.skeleton_files import options_for, read_skeleton_set
+from pipeline.storage.source import ImageSource, open_source, source_offset
+from pipeline.storage.swc import SwcOptions
 from pipeline.storage.volume import Volume
 
 # Where each artifact lies inside a run directory.
@@ -28,6 +29,7 @@ ARTIFACTS = {
     "statistics": "statistics.json",
     "mask": "mask.zarr",
     "placement": "placement.json",
+    "label_placement": "label_placement.json",
     "targets": "targets.zarr",
     "checkpoint": "checkpoint",
     "affinities": "affinities.zarr",
@@ -58,10 +60,19 @@ ARTIFACTS = {
     "baseline": "scratch/baseline",
     "baseline_faces": "scratch/baseline_faces",
     "label_overlap": "scratch/label_overlap",
+    "label_background": "scratch/label_background",
     "reference_overlap": "scratch/reference_overlap",
+    "reference_background": "scratch/reference_background",
     "label_scores": "label_scores.json",
     "metrics": "metrics.json",
     "neurons": "neurons.csv",
+    "neurons_parquet": "neurons.parquet",
+    "sites": "sites.parquet",
+    "site_swc": "sites/swc",
+    "site_layers": "sites/annotations",
+    "curves": "curves.json",
+    "curves_picture": "curves.png",
+    "curves_drawing": "curves.svg",
     "fragment_labels": "scratch/fragment_labels",
     "contingency": "scratch/contingency",
     "sweep": "sweep.json",
@@ -93,6 +104,12 @@ SOURCES = {
     "source_skeletons": "skeletons",
     "source_fragments": "fragments",
     "source_history": "history",
+}
+# The same of the section evaluate.
+SCORING_SOURCES = {
+    "source_reference": "compare_segments",
+    "source_lookup": "lookup",
+    "source_excluded": "exclude_ids",
 }
 
 
@@ -133,8 +150,9 @@ class Run:
             artifact = f"source_{self.target_source}"
         if artifact == "source_tuning":
             artifact = f"source_{self.tuning_source}"
-        if artifact == "source_reference":
-            return self.config.evaluate.compare_segments
+        if artifact in SCORING_SOURCES:
+            scoring: Path | None = getattr(self.config.evaluate, SCORING_SOURCES[artifact])
+            return scoring
         name = SOURCES.get(artifact, artifact if artifact in FOREIGN else None)
         found: Path | None = getattr(self.config.input, name) if name else None
         return found
@@ -144,8 +162,8 @@ class Run:
         foreign = self.foreign(artifact)
         if foreign is not None:
             return foreign
-        if artifact == "source_reference":
-            raise InputError("the configuration names no evaluate.compare_segments")
+        if artifact in SCORING_SOURCES:
+            raise InputError(f"the configuration names no evaluate.{SCORING_SOURCES[artifact]}")
         if artifact in SOURCES:
             raise InputError(f"the configuration names no input.{SOURCES[artifact]}")
         return self.directory / ARTIFACTS[artifact]
@@ -250,20 +268,27 @@ class Run:
 
     def truth(self) -> list[Skeleton]:
         """The tracings, in voxels of the volume."""
-        return read_skeletons(self.path("source_skeletons"), self.swc_options)
+        return read_skeleton_set(self.path("source_skeletons"), self.swc_options)
 
     @property
     def swc_options(self) -> SwcOptions:
-        """How the tracings' coordinates map to the volume."""
+        """How the tracings' coordinates map to the volume.
+
+        Where the format of the volume says that its first voxel lies elsewhere, tracings are taken
+        to be in the coordinates of that format.
+        """
         swc = self.config.input.swc
-        return SwcOptions(
+        begin = zip(swc.offset, source_offset(self.source), strict=True)
+        z, y, x = (float(own - first) for own, first in begin)
+        given = SwcOptions(
             axes=swc.axes,
             unit=swc.unit,
             voxel_size_nm=self.voxel_size_nm,
-            offset_vox=swc.offset,
+            offset_vox=(z, y, x),
             flip=swc.flip,
             volume_shape=self.shape,
         )
+        return options_for(self.path("source_skeletons"), given)
 
 
 @lru_cache(maxsize=8)

@@ -14,9 +14,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,10 +33,9 @@ from pipeline.arrays.skeleton_forest import build_forest
 from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
 from pipeline.config import RunConfig
 from pipeline.errors import DataError, DtypeError, InputError
-from pipeline.geometry import Block, BlockGrid, triple
+from pipeline.geometry import Block, BlockGrid
 from pipeline.report.sweep_chart import as_png, as_svg, draw_sweep
 from pipeline.stages.base import BlockResult, Stage, one_block
-from pipeline.stages.block_tables import holding_blocks
 from pipeline.stages.dense_labels import check_truth_labels
 from pipeline.stages.dense_truth import (
     holds_scored,
@@ -48,19 +44,22 @@ from pipeline.stages.dense_truth import (
     write_overlap,
 )
 from pipeline.stages.history import HISTORY_COLUMNS, history_reach, read_history
+from pipeline.stages.node_labels import (
+    chunk_grid,
+    gather_node_labels,
+    holds_nodes,
+    read_node_labels,
+)
 from pipeline.stages.run import Run
 from pipeline.stages.truth import check_truth, scored_truth, scoring_options, truth_parameters
 from pipeline.storage.atomic import replacing, write_json, write_text
 from pipeline.storage.source import open_source
-from pipeline.storage.tables import read_table, write_table
 from pipeline.storage.volume import Volume
 
 # Work is cut into boxes of whole chunks of about this extent.
 _EXTENT = 256
 # Steps from the lower end of the history to 1, where no thresholds are asked for.
 _STEPS = 20
-
-Rows = NDArray[np.int64]
 
 
 def sweep_stages(config: RunConfig) -> tuple[Stage, ...]:
@@ -79,68 +78,15 @@ def _fragments(run: Run) -> Volume:
 
 
 def _grid(run: Run) -> BlockGrid:
-    chunk = _fragments(run).chunks
-    return BlockGrid.over(run.shape, triple(tuple(c * max(1, _EXTENT // c) for c in chunk)))
+    _fragments(run)
+    return chunk_grid(run.path("source_fragments"), run.shape, (_EXTENT,) * 3)
 
 
 # --- labels at nodes
 
 
-@dataclass(frozen=True, eq=False)
-class _Nodes:
-    """Every node inside the volume.
-
-    Attributes:
-        skeleton, node: (N,) int64, number of the tracing and of the node in it.
-        voxels: (N, 3) int64, z, y, x.
-        by_block: rows of the nodes in each block of the grid that holds any.
-    """
-
-    skeleton: Rows
-    node: Rows
-    voxels: Rows
-    by_block: dict[int, Rows]
-
-
-def rows_by_block(voxels: Rows, grid: BlockGrid) -> dict[int, Rows]:
-    """The rows of the voxels (N, 3) in each block; blocks without any are not there."""
-    position = (voxels - grid.volume.offset) // grid.block_shape
-    index = np.ravel_multi_index(tuple(position.T), grid.cells)
-    order = np.argsort(index, kind="stable")
-    first = np.flatnonzero(np.diff(index[order], prepend=-1))
-    return dict(zip(index[order][first].tolist(), np.split(order, first[1:]), strict=False))
-
-
-def _nodes(run: Run) -> _Nodes:
-    path = run.path("source_skeletons")
-    return _cached_nodes(run, path, path.stat().st_mtime_ns, run.token)
-
-
-@lru_cache(maxsize=2)
-def _cached_nodes(run: Run, _path: Path, _mtime_ns: int, _token: str) -> _Nodes:
-    places = [node_voxels(skeleton) for skeleton in scored_truth(run)]
-    voxels = np.concatenate(places)
-    skeleton = np.repeat(np.arange(len(places)), [len(p) for p in places])
-    node = np.concatenate([np.arange(len(p)) for p in places])
-    inside = inside_roi(voxels, run.roi)
-    voxels = voxels[inside]
-    return _Nodes(skeleton[inside], node[inside], voxels, rows_by_block(voxels, _grid(run)))
-
-
 def _fragment_labels(block: Block, run: Run) -> BlockResult:
-    nodes, volume = _nodes(run), _fragments(run)
-    rows = nodes.by_block[block.index]
-    voxels = nodes.voxels[rows]
-    chunks = BlockGrid.over(volume.shape, volume.chunks)
-    labels = np.zeros(len(rows), np.uint64)
-    by_chunk = rows_by_block(voxels, chunks)
-    for index, here in by_chunk.items():
-        box = chunks[index].write
-        z, y, x = (voxels[here] - box.offset).T
-        labels[here] = volume.read(box)[z, y, x]
-    columns = {"skeleton": nodes.skeleton[rows], "node": nodes.node[rows], "label": labels}
-    write_table(run.block_file("fragment_labels", block.index), columns)
-    return BlockResult(stats={"nodes": len(rows), "chunks": len(by_chunk)})
+    return read_node_labels("fragment_labels", run.path("source_fragments"), _grid(run), block, run)
 
 
 def _check_nodes(run: Run) -> None:
@@ -150,14 +96,14 @@ def _check_nodes(run: Run) -> None:
 
 FRAGMENT_LABELS = Stage(
     name="fragment_labels",
-    version=1,
+    version=2,
     reads=("source_fragments", "source_skeletons"),
     writes=("fragment_labels",),
     parameters=truth_parameters,
     grid=_grid,
     create=lambda run: run.path("fragment_labels").mkdir(parents=True),
     check=_check_nodes,
-    wanted=lambda block, run: block.index in _nodes(run).by_block,
+    wanted=lambda block, run: holds_nodes(run, _grid(run), block),
     process=_fragment_labels,
 )
 
@@ -228,17 +174,8 @@ class _NodeJudge:
         self.forests = [build_forest(skeleton, self.size) for skeleton in truth]
         self.outside = [int((~inside_roi(node_voxels(s), run.roi)).sum()) for s in truth]
         self.ends = np.cumsum([len(skeleton.nodes) for skeleton in truth])
-        self.labels = self._read(run)
+        self.labels = gather_node_labels("fragment_labels", run)
         self.conventions: dict[float, dict[str, str]] = {}
-
-    def _read(self, run: Run) -> NDArray[np.uint64]:
-        """The fragment at every node, tracing after tracing; nodes outside have 0."""
-        labels = np.zeros(self.ends[-1], np.uint64)
-        begins = np.append(0, self.ends[:-1])
-        for index in sorted(holding_blocks(run, "fragment_labels")):
-            rows = read_table(run.block_file("fragment_labels", index))
-            labels[begins[rows["skeleton"]] + rows["node"]] = rows["label"]
-        return labels
 
     def _score(self, labels: NDArray[np.uint64]) -> Scores:
         parts = np.split(labels, self.ends[:-1])

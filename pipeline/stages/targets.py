@@ -42,7 +42,7 @@ def _check(run: Run) -> None:
                 f"targets.{name} is for dense labels, but the targets are tracings; "
                 "leave it out, or set targets.source: labels"
             )
-    check_placement(run.truth(), run.shape)
+    check_placement(run.truth(), run.shape, run.swc_options)
     training_truth(run)
 
 

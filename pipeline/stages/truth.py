@@ -17,7 +17,7 @@ from pipeline.storage.swc import check_placement
 
 def check_truth(run: Run) -> None:
     """Refuse tracings that cannot be read, or do not lie in the volume or the region to score."""
-    check_placement(run.truth(), run.shape)
+    check_placement(run.truth(), run.shape, run.swc_options)
     scored_truth(run)
 
 

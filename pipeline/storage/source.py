@@ -1,4 +1,4 @@
-"""Foreign images and labels: TIFF files, folders of TIFF planes, arrays in .npz files, zarr."""
+"""Foreign images and labels: TIFF, arrays in .npz files, zarr, precomputed volumes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ import tifffile
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
-from pipeline.geometry import Roi, Triple, triple
+from pipeline.geometry import BlockGrid, Roi, Triple, triple
 from pipeline.settings import NmTriple
 from pipeline.storage.npz import archive_of, read_member, stored_file
+from pipeline.storage.precomputed_source import (
+    PrecomputedSource,
+    is_precomputed,
+    open_precomputed_source,
+)
 from pipeline.storage.volume import Volume
 
 _SUFFIXES = (".tif", ".tiff")
+# Voxels in one such cube, or in so many planes of a TIFF, are read together.
+_CELL = 64
+_PLANES = 8
 
 
 class ImageSource(Protocol):
@@ -83,10 +91,12 @@ class TiffSource:
 
 
 def open_source(path: Path) -> ImageSource:
-    """Open a TIFF file, a folder of TIFF planes, an array in an .npz file, or a zarr volume.
+    """Open a TIFF file, a folder of TIFF planes, an array in an .npz file, a zarr or precomputed.
 
     An .npz is followed by the name of the array, as in volume.npz/gray; the array is kept in
-    memory.
+    memory. A zarr is an array (v2, v3) or an OME-Zarr image (0.4, 0.5), precomputed the folder of
+    an image or a segmentation; of pyramids the full resolution is taken. Boxes count from the first
+    voxel that is stored: see `source_offset`.
 
     Raises:
         InputError: nothing there, or of no known kind.
@@ -96,8 +106,18 @@ def open_source(path: Path) -> ImageSource:
     stored = stored_file(path)
     if not stored.exists():
         raise InputError(f"{path}: no such file or folder")
-    stamp = stored.stat()
+    # What describes a precomputed volume may be rewritten in place, its folder staying as it was.
+    stamp = (stored / "info" if is_precomputed(stored) else stored).stat()
     return _open(path, stamp.st_mtime_ns, stamp.st_ino)
+
+
+def source_offset(source: ImageSource) -> Triple:
+    """Where the first voxel of a source lies in the coordinates of its format, z, y, x, voxels.
+
+    Only precomputed volumes have such an offset. Positions in their coordinates, such as those of
+    precomputed skeletons, less the offset are positions in the array.
+    """
+    return source.offset if isinstance(source, PrecomputedSource) else (0, 0, 0)
 
 
 def read_labels(path: Path, roi: Roi) -> NDArray[np.uint64]:
@@ -106,14 +126,47 @@ def read_labels(path: Path, roi: Roi) -> NDArray[np.uint64]:
     Raises:
         DataError: a label is negative.
         DtypeError: the voxels are no integers.
+        ShapeError: there are channels.
     """
     source = open_source(path)
     if source.dtype.kind not in "iub":
         raise DtypeError(f"{path}: labels must be integers, got {source.dtype}")
+    if isinstance(source, Volume) and source.channels is not None:
+        raise ShapeError(
+            f"{path}: expected labels (z, y, x), got {source.channels} channels; save one as a "
+            "volume"
+        )
     labels = source.read(roi)
     if labels.dtype.kind == "i" and labels.min() < 0:
         raise DataError(f"{path}: a label in {roi} is negative: {labels.min()}")
     return labels.astype(np.uint64, copy=False)
+
+
+def labels_at(path: Path, voxels: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The label of each voxel (M, 3; z, y, x), all inside the volume; any order, repeats allowed.
+
+    For some thousand voxels spread over a volume of any size: each cube (of a TIFF, each slab of
+    planes) that holds any is read once, cut to what is needed.
+
+    Raises:
+        As `read_labels`; ShapeError: a voxel lies outside.
+    """
+    source = open_source(path)
+    cell_shape = (_CELL, _CELL, _CELL)
+    if isinstance(source, TiffSource):
+        cell_shape = (_PLANES, *source.shape[1:])
+    grid = BlockGrid.over(source.shape, cell_shape)
+    labels = np.zeros(len(voxels), np.uint64)
+    if len(voxels) and (voxels.min() < 0 or (voxels.max(axis=0) >= grid.volume.shape).any()):
+        raise ShapeError(f"{path}: a voxel lies outside the volume of {grid.volume.shape}")
+    cell = np.ravel_multi_index(tuple((voxels // grid.block_shape).T), grid.cells)
+    order = np.argsort(cell, kind="stable")
+    first = np.flatnonzero(np.diff(cell[order])) + 1
+    for chosen in np.split(order, first) if len(order) else ():
+        low, high = voxels[chosen].min(axis=0), voxels[chosen].max(axis=0) + 1
+        z, y, x = (voxels[chosen] - low).T
+        labels[chosen] = read_labels(path, Roi.between(triple(low), triple(high)))[z, y, x]
+    return labels
 
 
 def _is_plane(file: Path) -> bool:
@@ -133,10 +186,14 @@ def _open(path: Path, _mtime_ns: int, _inode: int) -> ImageSource:
     if path.is_file():
         if path.suffix.lower() in _SUFFIXES:
             return _open_tiff(path)
-        raise InputError(f"{path}: expected .tif, .tiff, a folder of them, .npz or zarr")
+        raise InputError(
+            f"{path}: expected .tif, .tiff, a folder of them, .npz, zarr or a precomputed folder"
+        )
     planes = tuple(sorted((f for f in path.iterdir() if _is_plane(f)), key=_natural))
     if planes:
         return _open_planes(path, planes)
+    if is_precomputed(path):
+        return open_precomputed_source(path)
     return Volume.open(path)
 
 

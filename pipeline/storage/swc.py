@@ -25,9 +25,11 @@ from pipeline.storage.swc_frame import (
     to_voxels,
 )
 from pipeline.storage.swc_placement import (
+    SEGMENTATION,
     IsForeground,
     Orientation,
     Placement,
+    Wording,
     check_placement,
     judge_placement,
     suggest_orientation,
@@ -35,10 +37,12 @@ from pipeline.storage.swc_placement import (
 from pipeline.storage.swc_rows import parse_swc
 
 __all__ = [
+    "SEGMENTATION",
     "IsForeground",
     "Orientation",
     "Placement",
     "SwcOptions",
+    "Wording",
     "check_placement",
     "judge_placement",
     "read_skeletons",

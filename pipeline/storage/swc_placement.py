@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import combinations, permutations
+from dataclasses import dataclass, field, replace
+from itertools import combinations, permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
 from pipeline.errors import InputError
-from pipeline.geometry import Roi, Triple
+from pipeline.geometry import Roi, Triple, triple
 from pipeline.storage.swc_frame import SwcOptions, to_columns, to_voxels
 
 # Few nodes are on foreground if it is less than this share of them ...
@@ -22,13 +22,28 @@ _GAIN = 0.2
 _SAMPLED_NODES = 4096
 # Forty-seven other orientations are tried on fewer nodes: each node is a look into the volume.
 _TRIED_NODES = 1024
+# Tracings in the right unit are at least this part of the volume's longest side.
+_FILLED = 1 / 20
 
 IsForeground = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 """For voxels (M, 3) int64, z, y, x, all inside the volume: (M,) bool."""
 
 
-def check_placement(skeletons: Sequence[Skeleton], volume_shape: Triple) -> NDArray[np.int64]:
+def check_placement(
+    skeletons: Sequence[Skeleton],
+    volume_shape: Triple,
+    options: SwcOptions | None = None,
+    volume_offset: Triple = (0, 0, 0),
+) -> NDArray[np.int64]:
     """How many nodes of each skeleton lie outside the volume.
+
+    Args:
+        skeletons: as read.
+        volume_shape: z, y, x.
+        options: those the skeletons were read with (of precomputed ones `options_for`); with them
+            an error names the unit, the order of the axes or the offset that would fit.
+        volume_offset: the first voxel of the volume in coordinates of its format
+            (`source_offset`), z, y, x; named where tracings fit that are moved by it.
 
     Raises:
         InputError: skeletons that are more than ten times as long as the volume, or wholly outside.
@@ -41,19 +56,99 @@ def check_placement(skeletons: Sequence[Skeleton], volume_shape: Triple) -> NDAr
     seen = (
         f"nodes span {low.tolist()} to {high.tolist()} voxels (z, y, x), the volume {volume_shape}"
     )
+
+    def advice() -> str:
+        if options is None:
+            return ""
+        fits = _settings_that_fit(skeletons, volume_shape, options, volume_offset)
+        return f". {fits}" if fits else ""
+
     if (high - low).max() > 10 * max(volume_shape):
         raise InputError(
             f"tracings are more than ten times larger than the volume: {seen}. Are their "
             f"coordinates in nm or um? Set the unit and the voxel size, or crop the tracings first"
+            f"{advice()}"
         )
     volume = Roi((0, 0, 0), volume_shape)
     outside = np.array([np.count_nonzero(~inside_roi(v, volume)) for v in voxels], np.int64)
     if outside.sum() == len(everything):
         raise InputError(
             f"no node lies in the volume: {seen}. Check the unit, the voxel size, the order of the "
-            f"axes, and an offset between tracing and volume"
+            f"axes, and an offset between tracing and volume{advice()}"
         )
     return outside
+
+
+def _settings_that_fit(
+    skeletons: Sequence[Skeleton],
+    volume_shape: Triple,
+    used: SwcOptions,
+    volume_offset: Triple,
+) -> str | None:
+    """A sentence with the fewest settings that bring at least half of the nodes inside, if any do.
+
+    Tried are 48 orientations with the offset as it is, without, and less that of the volume; then a
+    shift, for tracings no larger than the volume, and the other units. Any tracing fits if it is
+    shrunk to a point, so a unit counts only if enough of the volume is filled.
+    """
+    nodes = _sampled(skeletons, _TRIED_NODES)
+    moved = tuple(u - v for u, v in zip(used.offset_vox, volume_offset, strict=True))
+    offsets = dict.fromkeys((used.offset_vox, moved, (0.0, 0.0, 0.0)))
+    candidates = [
+        replace(used, axes=axes, flip=flip, offset_vox=offset, volume_shape=volume_shape)
+        for (axes, flip), offset in product(_orientations(used), offsets)
+    ]
+    found = _best_fit(nodes, candidates, used)
+    if found:
+        return found
+    units = [unit for unit in ("voxel", "um", "nm") if unit != used.unit]
+    others = [replace(tried, unit=unit) for tried, unit in product(candidates, units)]
+    sentences = [_best_fit(nodes, others, used, least_span=max(volume_shape) * _FILLED)]
+    low, high = np.floor(nodes.min(axis=0)), np.floor(nodes.max(axis=0))
+    if (high - low < volume_shape).all():
+        at = [_plain(o - v) for o, v in zip(used.offset_vox, low, strict=True)]
+        sentences.append(f"The tracings would fit with an offset of about {at} voxels (z, y, x)")
+    return ". ".join(filter(None, sentences)) or None
+
+
+def _best_fit(
+    nodes: NDArray[np.float64],
+    candidates: list[SwcOptions],
+    used: SwcOptions,
+    least_span: float = 0.0,
+) -> str | None:
+    """The options with most nodes inside, of equals those that change least; None below half."""
+    columns = to_columns(nodes, used)
+    best: tuple[int, int, list[str]] = (0, 0, [])
+    for tried in candidates:
+        turned = to_voxels(columns, tried)
+        inside = np.all((turned >= 0) & (turned < triple(tried.volume_shape)), axis=1)
+        if not inside.any() or np.ptp(turned[inside], axis=0).max() < least_span:
+            continue
+        changes = _changes(tried, used)
+        best = max(best, (int(inside.sum()), -len(changes), changes), key=lambda found: found[:2])
+    if not best[2] or best[0] < _FEW * len(nodes):
+        return None
+    return f"With {' and '.join(best[2])} {best[0] / len(nodes):.0%} of the nodes would lie inside"
+
+
+def _changes(tried: SwcOptions, used: SwcOptions) -> list[str]:
+    """The settings in which two differ, as a person would write them."""
+    found = []
+    if tried.unit != used.unit:
+        found.append(f"unit {tried.unit}")
+    if tried.offset_vox != used.offset_vox:
+        found.append(f"offset {[_plain(v) for v in tried.offset_vox]} voxels (z, y, x)")
+    if tried.axes != used.axes:
+        found.append(f"axes {tried.axes}")
+    if set(tried.flip) != set(used.flip):
+        found.append(f"flip {', '.join(_ordered(tried.flip)) or 'of no axis'}")
+    return found
+
+
+def _plain(value: float) -> float:
+    """A whole number without its point."""
+    return int(value) if float(value).is_integer() else float(value)
 
 
 @dataclass(frozen=True)
@@ -94,6 +189,25 @@ class Orientation:
 
 
 @dataclass(frozen=True)
+class Wording:
+    """How a warning calls things.
+
+    Attributes:
+        foreground: that nodes should lie on.
+        volume: that they should lie in.
+        settings: where axes, flip, unit and offset are set.
+    """
+
+    foreground: str = "bright voxels"
+    volume: str = "image"
+    settings: str = "input.swc"
+
+
+SEGMENTATION = Wording("labelled voxels", "segmentation", "the options of the tracings")
+"""For foreground that is any label but 0."""
+
+
+@dataclass(frozen=True)
 class Placement:
     """How tracings lie in a volume.
 
@@ -101,29 +215,31 @@ class Placement:
         used: as they were read.
         better: the orientation that has most nodes on foreground, if few are now and it has many
             more.
+        wording: what foreground, volume and settings are called.
     """
 
     used: Orientation
     better: Orientation | None = None
+    wording: Wording = field(default_factory=Wording, compare=False)
 
     @property
     def warning(self) -> str | None:
-        """What to tell the user: nothing where at least half of the nodes are on bright voxels."""
-        used, better = self.used, self.better
+        """What to tell the user: nothing where at least half of the nodes are on foreground."""
+        used, better, wording = self.used, self.better, self.wording
         if not used.nodes or used.share_inside >= _FEW:
             return None
-        found = f"only {used.share_inside:.0%} of the tracings' nodes lie on bright voxels"
+        found = f"only {used.share_inside:.0%} of the tracings' nodes lie on {wording.foreground}"
         if used.inside < used.nodes:
             astray = f"{used.nodes - used.inside:,} of {used.nodes:,} nodes looked at"
-            found += f" of those inside the image ({astray} are outside)"
+            found += f" of those inside the {wording.volume} ({astray} are outside)"
         if better is None:
             return (
                 f"{found}, and no other flip or order of the axes does much better; check the "
-                "unit, the voxel size and the offset of the tracings (input.swc)"
+                f"unit, the voxel size and the offset of the tracings ({wording.settings})"
             )
         return (
             f"{found}; with {_settings(better, used)} {better.share_inside:.0%} would. Set it in "
-            "input.swc if that is how the tracings run"
+            f"{wording.settings} if that is how the tracings run"
         )
 
 
@@ -132,6 +248,7 @@ def judge_placement(
     is_foreground: IsForeground,
     volume_shape: Triple,
     options: SwcOptions,
+    wording: Wording | None = None,
 ) -> Placement:
     """How many nodes are on foreground, and which other orientation has many more if few are.
 
@@ -142,17 +259,19 @@ def judge_placement(
         skeletons: as read.
         is_foreground: see `IsForeground`.
         volume_shape: z, y, x.
-        options: those the skeletons were read with.
+        options: those the skeletons were read with (of precomputed ones `options_for`).
+        wording: for the warning; None: of an image. `SEGMENTATION` is that of labels.
     """
+    wording = wording or Wording()
     nodes = _sampled(skeletons, _SAMPLED_NODES)
     used = _looked_up(nodes, is_foreground, volume_shape, options)
     if used.share_inside >= _FEW or not len(nodes):
-        return Placement(used)
+        return Placement(used, None, wording)
     fewer = _sampled(skeletons, _TRIED_NODES)
     best = _best(_tried(fewer, is_foreground, volume_shape, options))
     # Compared on the same nodes.
     now = _looked_up(fewer, is_foreground, volume_shape, options)
-    return Placement(used, best if best.beats(now) else None)
+    return Placement(used, best if best.beats(now) else None, wording)
 
 
 def suggest_orientation(
@@ -203,11 +322,32 @@ def _looked_up(
     volume_shape: Triple,
     options: SwcOptions,
 ) -> Orientation:
-    voxels = np.floor(nodes).astype(np.int64)
-    voxels = voxels[inside_roi(voxels, Roi((0, 0, 0), volume_shape))]
-    bright = int(np.count_nonzero(is_foreground(voxels))) if len(voxels) else 0
-    flip = _ordered(options.flip)
-    return Orientation(options.axes, flip, len(nodes), len(voxels), bright)
+    return _all_looked_up([(nodes, options)], is_foreground, volume_shape)[0]
+
+
+def _all_looked_up(
+    placed: list[tuple[NDArray[np.float64], SwcOptions]],
+    is_foreground: IsForeground,
+    volume_shape: Triple,
+) -> list[Orientation]:
+    """How nodes lie under each of several options, in one look into the volume.
+
+    The orientations have many voxels' surroundings in common, which need be read but once.
+    """
+    volume = Roi((0, 0, 0), volume_shape)
+    voxels = [np.floor(nodes).astype(np.int64) for nodes, _ in placed]
+    voxels = [found[inside_roi(found, volume)] for found in voxels]
+    everything = np.concatenate(voxels)
+    foreground = np.zeros(len(everything), np.bool_)
+    if len(everything):
+        foreground = np.asarray(is_foreground(everything), np.bool_)
+    ends = np.cumsum([len(found) for found in voxels])
+    return [
+        Orientation(o.axes, _ordered(o.flip), len(nodes), len(found), int(np.count_nonzero(part)))
+        for (nodes, o), found, part in zip(
+            placed, voxels, np.split(foreground, ends[:-1]), strict=True
+        )
+    ]
 
 
 def _tried(
@@ -218,15 +358,12 @@ def _tried(
 ) -> list[Orientation]:
     """All 48 orientations of nodes that were read with `used`, those that change least first."""
     columns = to_columns(nodes, used)
-    found = []
-    for axes, flip in _orientations(used):
-        options = SwcOptions(
-            voxel_size_nm=used.voxel_size_nm, axes=axes, unit=used.unit,
-            offset_vox=used.offset_vox, flip=flip, volume_shape=volume_shape,
-        )  # fmt: skip
-        turned = to_voxels(columns, options)
-        found.append(_looked_up(turned, is_foreground, volume_shape, options))
-    return found
+    tried = [
+        replace(used, axes=axes, flip=flip, volume_shape=volume_shape)
+        for axes, flip in _orientations(used)
+    ]
+    placed = [(to_voxels(columns, options), options) for options in tried]
+    return _all_looked_up(placed, is_foreground, volume_shape)
 
 
 def _best(found: list[Orientation]) -> Orientation:

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.storage.swc_plain import read_plain
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _OFFSET = re.compile(r"#+\s*(OFFSET)\b[\s:=]*(.*)", re.IGNORECASE)
+_STRANGE_BLANK = re.compile(r"[^\S\t ]")
 _COLUMNS = "id type x y z radius parent"
 
 # The seven columns and the number of the line.
@@ -48,6 +50,27 @@ def parse_swc(data: bytes, source: str) -> SwcRows:
         InputError: naming `source` and the line: a row that is malformed or not numeric, an id
             twice, a parent that is missing, itself or a descendant, no row at all.
     """
+    plain = _from_table(data)
+    return _row_by_row(data, source) if plain is None else plain
+
+
+def _from_table(data: bytes) -> SwcRows | None:
+    """What is there if nothing is unusual or wrong, else None."""
+    table = read_plain(data)
+    if table is None:
+        return None
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    ids, above = table[:, 0], table[:, 6]
+    row = np.minimum(np.searchsorted(ids, above), len(ids) - 1)
+    if (ids[1:] == ids[:-1]).any() or ((above >= 0) & (ids[row] != above)).any():
+        return None
+    parents = np.where(above < 0, -1, row)
+    if _find_cycle(parents) >= 0:
+        return None
+    return SwcRows(table[:, 1].astype(np.int64), table[:, 2:5].copy(), table[:, 5].copy(), parents)
+
+
+def _row_by_row(data: bytes, source: str) -> SwcRows:
     # Only comments hold other characters than ASCII, often in an older encoding.
     text = data.decode("utf-8-sig", errors="replace")
     rows: list[_Row] = []
@@ -75,8 +98,10 @@ def _parse_row(content: str, place: str) -> tuple[int, int, float, float, float,
     if len(tokens) < 7:
         raise InputError(f"{place}: {len(tokens)} columns, expected at least 7: '{_COLUMNS}'")
     try:
-        if "_" in content:  # Python would take it for a thousands separator
-            raise ValueError("_")
+        # Python takes "_" for a thousands separator and every line separator of Unicode for a
+        # blank: a row would swallow the next one as further columns.
+        if "_" in content or _STRANGE_BLANK.search(content):
+            raise ValueError(content)
         ident, kind, parent = _integer(tokens[0]), _integer(tokens[1]), _integer(tokens[6])
         x, y, z, radius = map(float, tokens[2:6])
     except ValueError as error:

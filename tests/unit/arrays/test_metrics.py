@@ -69,6 +69,126 @@ def star(*arms: int) -> Skeleton:
     return Skeleton("star", np.array(nodes, float), np.array(edges))
 
 
+def row(**counted: float) -> dict:
+    """What was counted by hand; all other measures are 0, and rates undefined."""
+    return dict.fromkeys(KEYS, 0) | {"split_rate_nm": None, "merge_rate_nm": None} | counted
+
+
+def chains(*rows: tuple[int, ...]) -> list[tuple[Skeleton, tuple[int, ...]]]:
+    return [(chain(len(values), f"n{i}"), values) for i, values in enumerate(rows)]
+
+
+def several_roots() -> Skeleton:
+    """Three trees of 2, 3 and 2 nodes, 8 nm apart."""
+    return Skeleton("f", chain(7).nodes, np.array([[1, 0], [3, 2], [4, 3], [6, 5]]))
+
+
+# A step is 8 nm, unless an axis is named. Skeletons and labels, options, measures of all together.
+BY_HAND = {
+    "no error": (chains((1, 1, 1, 1, 1)), {}, row(
+        edges=4, correct_edges=4, edge_accuracy=100, edge_accuracy_strict=100, erl=4, nerl=1,
+        erl_nm=32, nerl_nm=1, ffn_erl_nm=32, ffn_nerl_nm=1, run_length_nm=32, splits_per_neuron=0,
+    )),
+    "one split": (chains((1, 1, 2, 2, 2)), {}, row(
+        edges=4, correct_edges=3, split_edges=1, splits=1, splits_per_neuron=1, pct_split=25,
+        edge_accuracy=100, edge_accuracy_strict=75, erl=5 / 4, nerl=5 / 16, erl_nm=10,
+        nerl_nm=10 / 32, ffn_erl_nm=10, ffn_nerl_nm=10 / 32, split_rate_nm=32, run_length_nm=32,
+    )),
+    "omitted between two labels": (chains((1, 1, 0, 2, 2)), {}, row(
+        edges=4, correct_edges=2, omit_edges=2, splits=1, splits_per_neuron=1, pct_omit=50,
+        edge_accuracy=50, edge_accuracy_strict=50, erl=1 / 2, nerl=1 / 8, erl_nm=4, nerl_nm=1 / 8,
+        ffn_erl_nm=4, ffn_nerl_nm=1 / 8, split_rate_nm=32, run_length_nm=32,
+    )),
+    "dangling omitted end": (chains((0, 0, 1, 1, 1)), {}, row(
+        edges=4, correct_edges=2, omit_edges=2, splits_per_neuron=0, pct_omit=50, edge_accuracy=50,
+        edge_accuracy_strict=50, erl=1, nerl=1 / 4, erl_nm=8, nerl_nm=1 / 4, ffn_erl_nm=8,
+        ffn_nerl_nm=1 / 4, run_length_nm=32,
+    )),
+    "repaired gap": (chains((1, 1, 0, 0, 1)), {}, row(
+        edges=4, correct_edges=4, splits_per_neuron=0, edge_accuracy=100, edge_accuracy_strict=100,
+        erl=4, nerl=1, erl_nm=32, nerl_nm=1, ffn_erl_nm=64 / 32, ffn_nerl_nm=64 / 32**2,
+        run_length_nm=32, repaired_nodes=2,
+    )),
+    "gap longer than the limit": (chains((1, 0, 0, 1, 1)), {"max_gap_nm": 23}, row(
+        edges=4, correct_edges=1, omit_edges=3, splits=1, splits_per_neuron=1, pct_omit=75,
+        edge_accuracy=25, edge_accuracy_strict=25, erl=1 / 4, nerl=1 / 16, erl_nm=2,
+        nerl_nm=2 / 32, ffn_erl_nm=2, ffn_nerl_nm=2 / 32, split_rate_nm=32, run_length_nm=32,
+    )),
+    "ambiguous gap": ([(star(1, 1, 1, 1), (0, 1, 1, 2, 2))], {}, row(
+        edges=4, omit_edges=4, splits=3, splits_per_neuron=3, pct_omit=100, ambiguous_nodes=1,
+        run_length_nm=8 + 320**0.5 + 1088**0.5 + 2368**0.5,
+        split_rate_nm=(8 + 320**0.5 + 1088**0.5 + 2368**0.5) / 3,
+    )),
+    "two merged neurons": (chains((1, 1, 1), (1, 1, 2)), {}, row(
+        edges=4, merged_edges=3, split_edges=1, splits=1, splits_per_neuron=1 / 2, merges_total=1,
+        merging_labels=1, merged_pairs=1, merged_components=2, pct_split=25, pct_merged=75,
+        edge_accuracy=25, split_rate_nm=32, merge_rate_nm=32, run_length_nm=32,
+    )),
+    "short of the tolerance": (chains((1, 1, 1, 1), (1, 1, 2, 2)), {"merge_min_nodes": 3}, row(
+        edges=6, correct_edges=5, split_edges=1, splits=1, splits_per_neuron=1 / 2,
+        pct_split=100 / 6, edge_accuracy=100, edge_accuracy_strict=500 / 6, erl=11 / 6,
+        nerl=(3 + 2 / 3) / 6, erl_nm=(24**2 + 2 * 8**2) / 48, nerl_nm=(3 + 2 / 3) / 6,
+        ffn_erl_nm=(24**2 + 2 * 8**2) / 48, ffn_nerl_nm=(24**2 + 2 * 8**2) / (2 * 24**2),
+        split_rate_nm=48, run_length_nm=48,
+    )),
+    "merged into background only": (chains((0, 0, 1, 1), (2, 2, 0, 0)), {}, row(
+        edges=6, correct_edges=2, omit_edges=4, splits_per_neuron=0, pct_omit=200 / 3,
+        edge_accuracy=100 / 3, edge_accuracy_strict=100 / 3, erl=1 / 3, nerl=1 / 9, erl_nm=64 / 24,
+        nerl_nm=1 / 9, ffn_erl_nm=64 / 24, ffn_nerl_nm=1 / 9, run_length_nm=48,
+    )),
+    "two branches with one label": (chains((1, 1, 2, 2, 1, 1)), {}, row(
+        edges=5, correct_edges=3, split_edges=2, splits=2, splits_per_neuron=2, pct_split=40,
+        edge_accuracy=100, edge_accuracy_strict=60, erl=3 / 5, nerl=3 / 25, erl_nm=192 / 40,
+        nerl_nm=192 / 1600, ffn_erl_nm=320 / 40, ffn_nerl_nm=320 / 1600, split_rate_nm=20,
+        run_length_nm=40,
+    )),
+    "anisotropic voxels": ([(chain(3, "z", 0), (1, 1, 2)), (chain(3, "y", 1), (3, 3, 3))], {}, row(
+        edges=4, correct_edges=3, split_edges=1, splits=1, splits_per_neuron=1 / 2, pct_split=25,
+        edge_accuracy=100, edge_accuracy_strict=75, erl=(1 + 4) / 4, nerl=(2 / 4 + 2) / 4,
+        erl_nm=(40**2 + 32**2) / 112, nerl_nm=(80 / 4 + 32) / 112,
+        ffn_erl_nm=(40**2 + 32**2) / 112, ffn_nerl_nm=(40**2 + 32**2) / (80**2 + 32**2),
+        split_rate_nm=112, run_length_nm=112,
+    )),
+    "several roots": ([(several_roots(), (1, 1, 2, 2, 3, 0, 0))], {}, row(
+        edges=4, correct_edges=2, split_edges=1, omit_edges=1, splits=1, splits_per_neuron=1,
+        pct_split=25, pct_omit=25, edge_accuracy=75, edge_accuracy_strict=50, erl=1 / 2, nerl=1 / 8,
+        erl_nm=4, nerl_nm=1 / 8, ffn_erl_nm=4, ffn_nerl_nm=1 / 8, split_rate_nm=32,
+        run_length_nm=32,
+    )),
+    "a wholly omitted neuron": (chains((0, 0, 0), (1, 1, 1)), {}, row(
+        edges=4, correct_edges=2, omit_edges=2, splits_per_neuron=0, pct_omit=50, edge_accuracy=50,
+        edge_accuracy_strict=50, erl=1, nerl=1 / 2, erl_nm=8, nerl_nm=1 / 2, ffn_erl_nm=8,
+        ffn_nerl_nm=1 / 2, run_length_nm=32,
+    )),
+    "one node beside a neuron": (chains((3,), (1, 1)), {}, row(
+        edges=1, correct_edges=1, splits_per_neuron=0, edge_accuracy=100, edge_accuracy_strict=100,
+        erl=1, nerl=1, erl_nm=8, nerl_nm=1, ffn_erl_nm=8, ffn_nerl_nm=1, run_length_nm=8,
+    )),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_every_measure_counted_by_hand(case: str):
+    skeletons, options, wanted = BY_HAND[case]
+    rows = [labels(*values) for _, values in skeletons]
+    got = score([s for s, _ in skeletons], rows, VOXEL, ScoringOptions(**options))
+    assert got.overall.keys() == wanted.keys()
+    for key, value in wanted.items():
+        assert got.overall[key] == (value and pytest.approx(value, rel=1e-14)), key
+
+
+def test_every_measure_of_one_of_two_merged_neurons():
+    got = score_chains([(1, 1, 1), (1, 1, 2)], repair=True).per_skeleton
+    merged = {"merges_total": 1, "merging_labels": 1, "merged_pairs": 1, "merged_components": 1}
+    assert got["n0"] == row(
+        edges=2, merged_edges=2, pct_merged=100, merge_rate_nm=16, run_length_nm=16, **merged
+    )
+    assert got["n1"] == row(
+        edges=2, merged_edges=1, split_edges=1, splits=1, pct_merged=50, pct_split=50,
+        edge_accuracy=50, split_rate_nm=16, merge_rate_nm=16, run_length_nm=16, **merged
+    )  # fmt: skip
+
+
 def test_no_error():
     got = score_chain(1, 1, 1, 1, 1)
     assert (got["edges"], got["correct_edges"], got["splits"]) == (4, 4, 0)
@@ -239,6 +359,13 @@ def test_a_merging_label_is_charged_also_where_it_falls_short():
     assert got.per_skeleton["n2"]["merging_labels"] == 0
     assert got.overall["merges_total"] == 1
     assert got.overall["merged_components"] == 3
+
+
+def test_ffn_columns_judge_the_tolerance_without_repair():
+    """The gap of the first makes its label short of three nodes; after repair it has them."""
+    got = score_chains([(1, 0, 1), (1, 1, 1)], merge_min_nodes=3).overall
+    assert (got["merging_labels"], got["merged_edges"], got["erl_nm"]) == (1, 4, 0)
+    assert got["ffn_erl_nm"] == 16**2 / 32
 
 
 def test_merge_tolerance_in_nanometres():

@@ -94,7 +94,14 @@ def scored(config, only=STAGES, order=None):
 
 def direct(segments, truth):
     """The scores of two arrays at once."""
-    return score_contingency(count_contingency(segments, truth))
+    known = truth != IGNORE
+    found, wanted = segments[known] != 0, truth[known] != 0
+    return {
+        **score_contingency(count_contingency(segments, truth)),
+        "accuracy": np.mean(found == wanted),
+        "dice": 2 * np.sum(found & wanted) / (np.sum(found) + np.sum(wanted)),
+        "background_voxels": np.sum(~wanted),
+    }
 
 
 def test_the_scores_are_those_of_the_region_at_once(volumes):

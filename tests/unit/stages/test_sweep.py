@@ -25,10 +25,10 @@ from pipeline.stages import sweep as stages
 from pipeline.stages.history import HISTORY_COLUMNS, history_reach, read_history
 from pipeline.stages.keys import stage_keys
 from pipeline.stages.merge_runs import write_run, write_whole_history
+from pipeline.stages.node_labels import rows_by_block
 from pipeline.stages.run import Run
 from pipeline.stages.sweep import (
     best_thresholds,
-    rows_by_block,
     successive_lookups,
     sweep_stages,
     sweep_thresholds,

@@ -3,11 +3,12 @@ import os
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi
 from pipeline.storage.fingerprint import fingerprint
-from pipeline.storage.source import open_source, read_labels
+from pipeline.storage.source import labels_at, open_source, read_labels, source_offset
 
 DATA = np.random.default_rng(0).integers(0, 4000, (6, 20, 30)).astype(np.uint16)
 ROI = Roi((1, 3, 4), (4, 10, 20))
@@ -194,3 +195,81 @@ def test_the_fingerprint_of_an_array_is_that_of_its_archive(archive):
     stamp = archive.stat().st_mtime_ns + 1
     os.utime(archive, ns=(stamp, stamp))
     assert fingerprint(archive / "gray") != before
+
+
+def ome(path, zarr_format, lead=(), unit="micrometer", version="0.4", order="zyx"):
+    """An OME-Zarr image of two levels, the first of which is DATA; a name that is not "0"."""
+    group = zarr.create_group(path, zarr_format=zarr_format)
+    spec = {"chunks": (*lead, 2, 8, 7), "dtype": DATA.dtype}
+    if zarr_format == 3:
+        spec |= {"shards": (*lead, 4, 16, 14)}
+    for name, values in (("full", DATA), ("half", DATA[::2, ::2, ::2])):
+        array = group.create_array(name, shape=(*lead, *values.shape), **spec)
+        array[...] = np.broadcast_to(values, (*lead, *values.shape))
+    names = ("t", "c")[2 - len(lead) :]
+    axes = [{"name": n, "type": "time" if n == "t" else "channel"} for n in names]
+    axes += [{"name": n, "type": "space", **({"unit": unit} if unit else {})} for n in order]
+    scale = [1.0] * len(lead) + [2.0, 0.5, 0.4]
+    datasets = [
+        {"path": name, "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        for name in ("full", "half")
+    ]
+    images = [{"version": version, "axes": axes, "datasets": datasets}]
+    group.attrs.update(
+        {"multiscales": images}
+        if zarr_format == 2
+        else {"ome": {"version": "0.5", "multiscales": images}}
+    )
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_ome_zarr_images(tmp_path, zarr_format, lead):
+    ome(tmp_path / "a.zarr", zarr_format, lead)
+    source = open_source(tmp_path / "a.zarr")
+    assert (source.shape, source.dtype) == (DATA.shape, DATA.dtype)
+    assert source.voxel_size_nm == (2000.0, 500.0, 400.0)
+    assert source_offset(source) == (0, 0, 0)
+    assert (source.read(ROI) == DATA[ROI.slices]).all()
+    assert (read_labels(tmp_path / "a.zarr", ROI) == DATA[ROI.slices]).all()
+    assert (open_source(tmp_path / "a.zarr" / "full").read(ROI) == DATA[ROI.slices]).all()
+
+
+def test_ome_zarr_without_a_unit_and_with_other_axes(tmp_path):
+    ome(tmp_path / "plain", 2, unit=None)
+    assert open_source(tmp_path / "plain").voxel_size_nm is None
+    ome(tmp_path / "turned", 2, order="xyz")
+    with pytest.raises(InputError, match=r"axes ending in z, y, x.*\['x', 'y', 'z'\]"):
+        open_source(tmp_path / "turned")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_labels_with_channels_are_refused(tmp_path, zarr_format):
+    ome(tmp_path / "a", zarr_format, (2,))
+    with pytest.raises(ShapeError, match="got 2 channels"):
+        read_labels(tmp_path / "a", ROI)
+    ome(tmp_path / "b", zarr_format, (2, 1))
+    with pytest.raises(ShapeError, match="expected a volume"):
+        read_labels(tmp_path / "b", ROI)
+
+
+def test_plain_zarr_arrays(tmp_path):
+    for zarr_format in (2, 3):
+        path = tmp_path / f"v{zarr_format}"
+        array = zarr.create_array(
+            path, shape=DATA.shape, chunks=(4, 8, 9), dtype=DATA.dtype, zarr_format=zarr_format
+        )
+        array[...] = DATA
+        assert (open_source(path).read(ROI) == DATA[ROI.slices]).all()
+
+
+def test_labels_at_voxels_of_a_tiff(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", DATA, photometric="minisblack")
+    voxels = np.random.default_rng(1).integers(0, DATA.shape, (50, 3))
+    assert (labels_at(tmp_path / "a.tif", voxels) == DATA[tuple(voxels.T)]).all()
+
+
+def test_planes_beside_a_file_called_info_are_planes(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", DATA[0])
+    (tmp_path / "info").write_text("taken on a Monday")
+    assert open_source(tmp_path).shape == (1, 20, 30)

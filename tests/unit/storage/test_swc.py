@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from itertools import product
+from dataclasses import replace
+from itertools import combinations, permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.arrays.skeleton_nodes import inside_roi
 from pipeline.errors import ConfigError, InputError
 from pipeline.geometry import Roi
 from pipeline.storage.swc import (
+    SEGMENTATION,
     Orientation,
     SwcOptions,
     check_placement,
@@ -26,7 +28,7 @@ from pipeline.storage.swc import (
     suggest_orientation,
     write_swc,
 )
-from pipeline.storage.swc_frame import flip_coordinate, to_voxels
+from pipeline.storage.swc_frame import flip_coordinate, to_columns, to_voxels
 
 VOXEL = (1000.0, 400.0, 250.0)
 PLAIN = SwcOptions(voxel_size_nm=VOXEL)
@@ -198,6 +200,8 @@ def test_errors_inside_an_archive_name_the_member(tmp_path: Path):
         ("1.5 0 0 0 0 1 -1\n", "line 1: not the numbers"),
         ("1_0 0 0 0 0 1 -1\n", "line 1: not the numbers"),
         ("1,0,0,0,0,1,-1\n", "line 1: 1 columns"),
+        ("1 0 0 0 0 1 -1\u20282 0 0 0 0 1 1\n", "line 1: not the numbers"),
+        ("1 0 0 0 0 1 -1\v2 0 0 0 0 1 1\n", "line 1: not the numbers"),
         ("1 0 0 nan 0 1 -1\n", "line 1: coordinates .* not finite"),
         ("1 0 0 0 -inf 1 -1\n", "line 1: coordinates .* not finite"),
         ("1 0 0 0 1e999 1 -1\n", "line 1: coordinates .* not finite"),
@@ -384,6 +388,57 @@ def test_placement_refuses_the_wrong_place_and_the_wrong_unit():
         check_placement([large], (4, 5, 6))
 
 
+WIDE = SwcOptions(voxel_size_nm=(400.0, 80.0, 40.0))
+GLOBAL = {"offset_vox": (-70.0, -500.0, -900.0)}
+
+
+@pytest.mark.parametrize(
+    ("written", "used", "offset", "message"),
+    [
+        ({"unit": "nm"}, {}, (0, 0, 0), "ten times larger.* With unit nm 100% of the nodes"),
+        ({"unit": "voxel"}, {"unit": "um"}, (0, 0, 0), "no node lies.* With unit voxel 100%"),
+        ({"axes": "zyx"}, {}, (0, 0, 0), "no node lies.* With axes zyx 100%"),
+        ({"axes": "zyx", "unit": "nm"}, {}, (0, 0, 0), "With unit nm and axes (zyx|xzy) 100%"),
+        (GLOBAL, {}, (70, 500, 900), r"With offset \[-70, -500, -900\] voxels \(z, y, x\) 100%"),
+        (GLOBAL, {}, (0, 0, 0), r"fit with an offset of about \[-70, -620, -1211\] voxels"),
+        ({}, {"offset_vox": (-99.5, 0, 0)}, (0, 0, 0), r"With offset \[0, 0, 0\] voxels"),
+        ({"flip": ("y",)}, {"flip": ("y",), "unit": "nm"}, (0, 0, 0), None),
+        (GLOBAL, {"unit": "um"}, (70, 500, 900), "With unit voxel and offset .* 100%"),
+    ],
+)
+def test_an_error_names_the_settings_that_would_fit(written, used, offset, message):
+    """A thin volume, voxels of three lengths; the tracing read with other options than its own."""
+    shape = (30, 300, 400)
+    nodes = np.array([[z, 120 + z, 311 + 2 * z] for z in range(30)]) + 0.5
+    right = replace(WIDE, volume_shape=shape, **written)
+    wrong = replace(WIDE, volume_shape=shape, **used)
+    columns = to_columns(nodes, right)
+    back = Skeleton("a", to_voxels(columns, right), [])
+    assert check_placement([back], shape, right, offset).tolist() == [0]
+    skeleton = Skeleton("a", to_voxels(columns, wrong), [])
+    if message is None:  # all in a corner of the volume: nothing that this check could see
+        assert check_placement([skeleton], shape, wrong, offset).tolist() == [0]
+        return
+    with pytest.raises(InputError, match=message):
+        check_placement([skeleton], shape, wrong, offset)
+    with pytest.raises(
+        InputError, match=r"nodes span \[.*\], the volume|the volume \(30, 300, 400"
+    ):
+        check_placement([skeleton], shape)
+
+
+def test_no_settings_are_named_where_none_fits():
+    nodes = np.array([[100.0 + 9 * i, 1000 + 50 * i, -5000 - 90 * i] for i in range(40)])
+    with pytest.raises(InputError, match=r"an offset between tracing and volume$"):
+        check_placement([Skeleton("a", nodes, [])], (30, 300, 400), WIDE)
+    # In nm, 8 of 40 nodes would lie inside.
+    nodes = np.array([[100.0 + i, 1000.0 + i, 2000.0 * i] for i in range(40)])
+    in_nm = Skeleton("a", to_voxels(nodes[:, ::-1], replace(WIDE, unit="nm")), [])
+    assert check_placement([in_nm], (30, 300, 400)).tolist() == [32]
+    with pytest.raises(InputError, match=r"crop the tracings first$"):
+        check_placement([Skeleton("a", nodes, [])], (30, 300, 400), WIDE)
+
+
 def snake(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A random walk of voxel centres and its mask; nothing about it is symmetric."""
     rng = np.random.default_rng(seed)
@@ -469,6 +524,44 @@ def test_a_wrong_placement_is_told_with_the_setting_that_helps(used, named):
     assert named in found.warning
     outside = f"({(~inside).sum()} of {len(nodes)} nodes looked at are outside)"
     assert (outside in found.warning) == (not inside.all())
+
+
+ORIENTATIONS = [
+    ("".join(axes), flip)
+    for axes in permutations("xyz")
+    for count in range(4)
+    for flip in combinations("zyx", count)
+]
+
+
+@pytest.mark.parametrize(("axes", "flip"), ORIENTATIONS)
+def test_each_of_the_48_orientations_is_named_on_a_segmentation(axes, flip):
+    """Labels, not a mask; asked three times at most, for a bounded number of nodes."""
+    shape = (20, 45, 70)
+    nodes, mask = snake(shape, 5)
+    labels = np.where(mask, np.uint64(2**64 - 1), np.uint64(0))
+    right = SwcOptions(voxel_size_nm=VOXEL, unit="um", axes=axes, flip=flip, volume_shape=shape)
+    used = SwcOptions(voxel_size_nm=VOXEL, unit="um")
+    columns = to_columns(np.repeat(nodes, 30, axis=0), right)
+    wrong = Skeleton("a", to_voxels(columns, used), [])
+    asked = []
+
+    def is_labelled(voxels):
+        asked.append(len(voxels))
+        return labels[tuple(voxels.T)] != 0
+
+    found = judge_placement([wrong], is_labelled, shape, used, SEGMENTATION)
+    if (axes, flip) == ("xyz", ()):
+        assert (found.warning, found.better) == (None, None)
+        return
+    assert found.better is not None
+    assert (found.better.axes, found.better.flip, found.better.share) == (axes, flip, 1.0)
+    assert "labelled voxels" in str(found.warning)
+    assert "bright" not in str(found.warning)
+    assert "image" not in str(found.warning)
+    assert "Set it in the options of the tracings if" in str(found.warning)
+    assert len(asked) <= 3
+    assert sum(asked) <= 4096 + 49 * 1024
 
 
 def test_nodes_off_the_neurite_that_no_flip_brings_back():

@@ -1,0 +1,60 @@
+"""Do the tracings lie on the segments that they are to judge?
+
+Where few nodes have a segment, the segmentation may be poor, or the tracings may run another way.
+So the other flips and orders of the axes are tried on a sample of the nodes; where at least half of
+the nodes lie on segments, no voxel is looked at. The result is a finding, not a failure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pipeline.geometry import Block
+from pipeline.stages.base import BlockResult, Stage, one_block
+from pipeline.stages.node_labels import gather_node_labels
+from pipeline.stages.placement import read_warning
+from pipeline.stages.run import Run
+from pipeline.stages.truth import scored_truth, truth_parameters
+from pipeline.storage.atomic import write_json
+from pipeline.storage.source import labels_at
+from pipeline.storage.swc_placement import SEGMENTATION, judge_placement
+
+_ENOUGH = 0.5
+
+
+def _process(_block: Block, run: Run) -> BlockResult:
+    labels = gather_node_labels("node_labels", run)
+    share = float(np.count_nonzero(labels) / len(labels))
+    result: dict[str, Any] = {"share": share, "better": None, "warning": None}
+    if share < _ENOUGH:
+        found = judge_placement(
+            scored_truth(run),
+            lambda voxels: labels_at(run.path("segments"), voxels) != 0,
+            run.shape,
+            run.swc_options,
+            SEGMENTATION,
+        )
+        result["warning"] = found.warning
+        result["better"] = asdict(found.better) if found.better else None
+    write_json(run.path("label_placement"), result)
+    return BlockResult(stats={"share": round(share, 6)})
+
+
+LABEL_PLACEMENT = Stage(
+    name="label_placement",
+    version=1,
+    reads=("segments", "node_labels", "source_skeletons"),
+    writes=("label_placement",),
+    parameters=truth_parameters,
+    grid=one_block,
+    create=lambda run: write_json(run.path("label_placement"), {}),
+    process=_process,
+)
+
+
+def label_placement_warning(run: Run) -> str | None:
+    """What the stage has to say against the place of the tracings, if it has run."""
+    return read_warning(run, "label_placement")

@@ -1,0 +1,144 @@
+"""What becomes of the labels of a segmentation before they are scored: a lookup, and exclusions.
+
+Tables hold labels as they are stored in the volume; they are renamed when they are scored, so
+another lookup or other exclusions cost no look at a voxel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.contingency import Contingency, rename_fragments
+from pipeline.arrays.labels import SparseMap
+from pipeline.arrays.relabel import apply_lookup
+from pipeline.errors import InputError
+from pipeline.stages.run import Run
+from pipeline.storage.lookup_files import missing_ids, read_ids, read_lookup
+
+# Of labels that are missing so many are named.
+_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Renaming:
+    """How labels are renamed.
+
+    Attributes:
+        lookup: fragment to segment, or None.
+        missing: what becomes of labels that the lookup does not name: "keep", "zero" or "raise".
+        excluded: (E,) uint64, ascending: segments that count as background; None: not asked for.
+    """
+
+    lookup: SparseMap | None = None
+    missing: str = "keep"
+    excluded: NDArray[np.uint64] | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> Renaming:
+        """As the configuration says; files are read once.
+
+        Raises:
+            InputError: a file cannot be used.
+        """
+        lookup, excluded = run.foreign("source_lookup"), run.foreign("source_excluded")
+        return cls(
+            None if lookup is None else _lookup(lookup, lookup.stat().st_mtime_ns),
+            run.config.evaluate.lookup_missing,
+            None if excluded is None else _ids(excluded, excluded.stat().st_mtime_ns),
+        )
+
+    def apply(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The names of labels of any shape.
+
+        Raises:
+            InputError: the lookup lacks one of them, and that is to be refused.
+        """
+        if self.lookup is not None:
+            absent = self.absent(labels)
+            if len(absent) and self.missing == "raise":
+                raise InputError(
+                    f"the lookup lacks {len(absent)} labels of the segmentation, the first "
+                    f"{absent[:_NAMED].tolist()}: give one that names all, or say what becomes of "
+                    "the others (evaluate.lookup_missing, --lookup-missing keep or zero)"
+                )
+            renamed = apply_lookup(labels, *self.lookup)
+            if len(absent) and self.missing == "zero":
+                renamed[_among(labels, absent)] = 0
+            labels = renamed
+        if self.excluded is None:
+            return labels
+        return np.where(_among(labels, self.excluded), np.uint64(0), labels)
+
+    def absent(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The distinct labels, ascending and not 0, that the lookup does not name."""
+        if self.lookup is None:
+            return np.zeros(0, np.uint64)
+        return missing_ids(labels, self.lookup)
+
+    def rename_table(self, table: Contingency) -> Contingency:
+        """The table of the segments."""
+        fragments = np.unique(table.fragment)
+        return rename_fragments(table, fragments, self.apply(fragments))
+
+    def conventions(self, labels: NDArray[np.uint64]) -> dict[str, str]:
+        """In words, what was done with these labels; nothing where nothing was."""
+        words = {}
+        if self.lookup is not None:
+            fate = {"keep": "keep their id", "zero": "count as background", "raise": "are refused"}
+            words["lookup"] = (
+                f"labels renamed by a lookup of {len(self.lookup[0])} rows; "
+                f"{len(self.absent(labels))} labels that it does not name {fate[self.missing]}"
+            )
+        if self.excluded is not None:
+            hit = int(_among(self._looked_up(labels), self.excluded).sum())
+            words["excluded"] = (
+                f"{len(self.excluded)} segments count as background: {hit} nodes lie on them"
+            )
+        return words
+
+    def _looked_up(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        return Renaming(self.lookup, self.missing).apply(labels)
+
+
+def _among(labels: NDArray[np.uint64], ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which labels are one of the ids, which ascend."""
+    if not len(ids):
+        return np.zeros(labels.shape, np.bool_)
+    at = np.minimum(np.searchsorted(ids, labels), len(ids) - 1)
+    return ids[at] == labels
+
+
+def renaming_parameters(run: Run) -> dict[str, Any]:
+    """The part of the configuration that a renaming depends on, beside its files."""
+    if run.foreign("source_lookup") is None:
+        return {}
+    return {"lookup_missing": run.config.evaluate.lookup_missing}
+
+
+def check_renaming(run: Run) -> None:
+    """Refuse a lookup or a list of ids that cannot be read.
+
+    Raises:
+        InputError: names the file.
+    """
+    for name in ("lookup", "exclude_ids"):
+        path = getattr(run.config.evaluate, name)
+        if path is not None and not path.is_file():
+            raise InputError(f"{path}: no such file (evaluate.{name})")
+    Renaming.of(run)
+
+
+@lru_cache(maxsize=2)
+def _lookup(path: Path, _mtime_ns: int) -> SparseMap:
+    return read_lookup(path)
+
+
+@lru_cache(maxsize=2)
+def _ids(path: Path, _mtime_ns: int) -> NDArray[np.uint64]:
+    return read_ids(path)

@@ -1,0 +1,256 @@
+"""`axonloom evaluate`: the same bytes for every chunking, block and order, and after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from typer.testing import CliRunner
+
+import flows.cli as cli
+from pipeline.arrays.contingency import count_contingency, score_contingency
+from pipeline.arrays.metrics import labels_at_nodes, score
+from pipeline.stages.run import Run
+from pipeline.storage.swc import SwcOptions, read_skeletons
+from pipeline.storage.tables import write_table
+
+SHAPE = (40, 50, 60)
+SIZE = (200.0, 100.0, 50.0)
+FILES = ("metrics.json", "neurons.csv", "neurons.parquet", "sites.parquet")
+CHUNKINGS = ((40, 50, 60), (16, 16, 16), (7, 50, 9), (40, 5, 31))
+
+
+def walk(rng: np.random.Generator, count: int) -> str:
+    """A random tree in the volume; a few nodes may leave it."""
+    at = rng.uniform(0.2, 0.8, 3) * SHAPE[::-1]
+    places, rows = [at], [f"1 2 {at[0]:.3f} {at[1]:.3f} {at[2]:.3f} 1 -1"]
+    for node in range(2, count + 1):
+        parent = int(rng.integers(max(1, node - 6), node))
+        at = places[parent - 1] + rng.normal(0, 2.5, 3)
+        places.append(at)
+        rows.append(f"{node} 2 {at[0]:.3f} {at[1]:.3f} {at[2]:.3f} 1 {parent}")
+    return "\n".join(rows) + "\n"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    rng = np.random.default_rng(3)
+    (folder / "swc").mkdir()
+    for name in "abc":
+        (folder / "swc" / f"{name}.swc").write_text(walk(rng, 150))
+    z, y, x = np.indices(SHAPE)
+    # Slabs of 9 planes, one of them of ids beyond 2^53, with holes.
+    labels = ((z // 9) * 10 + (y // 20) + 1).astype(np.uint64)
+    labels[labels == 21] = 2**63 + 5
+    labels[(x % 11) < 3] = 0
+    np.save(folder / "labels.npy", labels)
+    for number, chunks in enumerate(CHUNKINGS):
+        array = zarr.create_array(
+            folder / f"s{number}.zarr", shape=SHAPE, chunks=chunks, dtype=np.uint64
+        )
+        array[:] = labels
+    truth = zarr.create_array(folder / "truth.zarr", shape=SHAPE, chunks=(20,) * 3, dtype="u8")
+    truth[:] = np.where(x % 11 == 5, 0, z // 12 + 1)
+    return folder
+
+
+def evaluate(data: Path, out: Path, *more: str, number: int = 0) -> dict:
+    arguments = [
+        "evaluate", "--segmentation", str(data / f"s{number}.zarr"),
+        "--skeletons", str(data / "swc"), "--voxel-size", *map(str, SIZE),
+        "--out", str(out), "--serial", *more,
+    ]  # fmt: skip
+    done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads((out / "metrics.json").read_text())
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    files = [out / name for name in FILES]
+    files += [p for p in sorted((out / "sites").rglob("*")) if p.is_file()]
+    assert len(files) > len(FILES)
+    return {str(p.relative_to(out)): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "out"
+    evaluate(data, out)
+    return out
+
+
+def test_the_scores_are_those_of_the_arrays(data: Path, whole: Path) -> None:
+    labels = np.load(data / "labels.npy")
+    truth = read_skeletons(data / "swc", SwcOptions(voxel_size_nm=SIZE, volume_shape=SHAPE))
+    at_nodes = [labels_at_nodes(s, labels) for s in truth]
+    outside = [int((~inside).sum()) for _, inside in at_nodes]
+    expected = score(truth, [found for found, _ in at_nodes], SIZE, out_of_bounds=outside)
+    found = json.loads((whole / "metrics.json").read_text())
+    assert found["overall"] == expected.as_json()["overall"]
+    assert found["per_skeleton"] == expected.as_json()["per_skeleton"]
+    assert found["overall"]["splits"] > 4 < found["overall"]["merges_total"]
+    rows = pq.read_table(whole / "neurons.parquet").to_pylist()
+    assert [row.pop("skeleton") for row in rows] == ["a", "b", "c"]
+    assert rows == list(found["per_skeleton"].values())
+
+
+@pytest.mark.parametrize("number", range(1, len(CHUNKINGS)))
+def test_chunks_blocks_and_order_do_not_show(
+    data: Path, whole: Path, tmp_path: Path, number: int
+) -> None:
+    block = [str(9 + 7 * number)] * 3
+    evaluate(
+        data, tmp_path, "--block", *block, "--order", "shuffled", "--seed", str(number),
+        number=number,
+    )  # fmt: skip
+    assert len(Run(tmp_path).ledger("node_labels").marks) > 1
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_only_chunks_with_nodes_are_read_and_each_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.stages import node_labels
+
+    read: list[tuple[int, ...]] = []
+    plain = node_labels.read_labels
+
+    def counted(path, box):
+        read.append(box.offset)
+        return plain(path, box)
+
+    monkeypatch.setattr(node_labels, "read_labels", counted)
+    evaluate(data, tmp_path, "--block", "20", "20", "20", number=1)
+    options = SwcOptions(voxel_size_nm=SIZE, volume_shape=SHAPE)
+    nodes = np.concatenate([np.floor(s.nodes) for s in read_skeletons(data / "swc", options)])
+    inside = nodes[((nodes >= 0) & (nodes < SHAPE)).all(1)]
+    expected = {tuple(int(v) // 16 * 16 for v in node) for node in inside}
+    assert sorted(read) == sorted(expected)
+    assert len(expected) < 3 * 4 * 4
+    stats = [mark.stats for mark in Run(tmp_path).ledger("node_labels").marks.values()]
+    assert sum(s.get("chunks", 0) for s in stats) == len(expected)
+    assert sum(s.get("nodes", 0) for s in stats) == len(inside)
+
+
+KILLED = """
+import os, signal, sys
+from pipeline.stages import node_labels
+plain, seen = node_labels.read_labels, []
+def read(path, box):
+    seen.append(box)
+    if len(seen) == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(path, box)
+node_labels.read_labels = read
+from flows.cli import main
+main()
+"""
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_bytes(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = [
+        "evaluate", "--segmentation", str(data / "s1.zarr"), "--skeletons", str(data / "swc"),
+        "--voxel-size", *map(str, SIZE), "--out", str(out), "--serial", "--block", "16", "16", "16",
+    ]  # fmt: skip
+    root = Path(__file__).parents[2]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "metrics.json").exists()
+    done = sum(1 for mark in Run(out).ledger("node_labels").marks.values() if mark.state == "done")
+    assert done > 0
+    evaluate(data, out, "--block", "16", "16", "16", number=1)
+    assert contents(out) == contents(whole)
+
+
+def test_a_lookup_and_exclusions_are_applied_without_reading_voxels(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    labels = np.load(data / "labels.npy")
+    ids = np.unique(labels)[1:]
+    targets = np.where(ids < 20, np.uint64(7), np.where(ids < 30, np.uint64(9), ids))
+    changed = ids != targets
+    lookup, excluded = tmp_path / "lookup.arrow", tmp_path / "excluded.txt"
+    write_table(lookup, {"id": ids[changed], "target": targets[changed]})
+    excluded.write_text("# artefacts\n9\n\n43\n")
+    out = tmp_path / "out"
+    evaluate(data, out)
+    before = {p: p.stat().st_mtime_ns for p in (out / "scratch/node_labels").rglob("*.arrow")}
+    found = evaluate(
+        data, out, "--lookup", str(lookup), "--exclude-ids", str(excluded), "--overwrite"
+    )
+    after = {p: p.stat().st_mtime_ns for p in (out / "scratch/node_labels").rglob("*.arrow")}
+    assert before == after
+    renamed = targets[np.searchsorted(ids, labels).clip(max=len(ids) - 1)]
+    renamed[(labels == 0) | np.isin(renamed, [9, 43])] = 0
+    truth = read_skeletons(data / "swc", SwcOptions(voxel_size_nm=SIZE, volume_shape=SHAPE))
+    expected = score(truth, [labels_at_nodes(s, renamed)[0] for s in truth], SIZE).as_json()
+    for key, value in expected["overall"].items():
+        assert key == "out_of_bounds_nodes" or found["overall"][key] == value, key
+    assert "labels that it does not name keep their id" in found["conventions"]["lookup"]
+    assert found["conventions"]["excluded"].startswith("2 segments count as background")
+    assert found["overall"] != json.loads((whole / "metrics.json").read_text())["overall"]
+
+
+@pytest.mark.parametrize("missing", ["keep", "zero", "raise"])
+def test_what_becomes_of_labels_that_a_lookup_lacks(
+    data: Path, whole: Path, tmp_path: Path, missing: str
+) -> None:
+    lookup = tmp_path / "lookup.csv"
+    lookup.write_text("fragment,segment\n1,500\n2,500\n")
+    arguments = ("--lookup", str(lookup), "--lookup-missing", missing)
+    if missing == "raise":
+        with pytest.raises(Exception, match="the lookup lacks"):
+            evaluate(data, tmp_path / "out", *arguments)
+        return
+    found = evaluate(data, tmp_path / "out", *arguments)
+    before = json.loads((whole / "metrics.json").read_text())["overall"]["pct_omit"]
+    assert (found["overall"]["pct_omit"] > before + 10) == (missing == "zero")
+
+
+def test_scores_of_voxels_come_with_labels(data: Path, tmp_path: Path) -> None:
+    found = evaluate(data, tmp_path, "--labels", str(data / "truth.zarr"))["voxels"]["segments"]
+    labels, truth = np.load(data / "labels.npy"), zarr.open(data / "truth.zarr")[:]
+    expected = score_contingency(count_contingency(labels, truth))
+    assert {key: found[key] for key in expected} == expected
+    tp = int(((labels != 0) & (truth != 0)).sum())
+    assert found["accuracy"] == float(((labels != 0) == (truth != 0)).mean())
+    assert found["dice"] == 2 * tp / int((labels != 0).sum() + (truth != 0).sum())
+    assert found["background_voxels"] == int((truth == 0).sum())
+
+
+def test_tracings_that_run_the_other_way_are_told(data: Path, tmp_path: Path) -> None:
+    """Segments only where the mirrored tracings are."""
+    options = SwcOptions(voxel_size_nm=SIZE, volume_shape=SHAPE, flip=("y",))
+    labels = np.zeros(SHAPE, np.uint64)
+    for number, skeleton in enumerate(read_skeletons(data / "swc", options), start=1):
+        voxels = np.floor(skeleton.nodes).astype(int)
+        inside = voxels[((voxels >= 0) & (voxels < SHAPE)).all(1)]
+        labels[tuple(inside.T)] = number
+    array = zarr.create_array(tmp_path / "s0.zarr", shape=SHAPE, chunks=(16,) * 3, dtype="u8")
+    array[:] = labels
+    (tmp_path / "swc").symlink_to(data / "swc")
+    evaluate(tmp_path, tmp_path / "out")
+    warning = json.loads((tmp_path / "out" / "label_placement.json").read_text())["warning"]
+    assert "lie on labelled voxels" in warning
+    assert "flip: [y]" in warning
+    evaluate(tmp_path, tmp_path / "right", "--flip", "y")
+    told = json.loads((tmp_path / "right" / "label_placement.json").read_text())
+    assert told["warning"] is None
+    assert told["share"] > 0.9
