@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pipeline.arrays.metric_curves import metric_curves
-from pipeline.arrays.skeleton_forest import build_forest
 from pipeline.geometry import Block
 from pipeline.stages.base import BlockResult, Stage, one_block
-from pipeline.stages.evaluate import scoring_parameters
-from pipeline.stages.node_labels import by_tracing, gather_node_labels
-from pipeline.stages.renaming import Renaming
 from pipeline.stages.run import Run
-from pipeline.stages.truth import check_truth, scored_truth, scoring_options
+from pipeline.stages.tracing_scores import scoring_parameters, tracing_scores
+from pipeline.stages.truth import check_truth, scoring_options
 from pipeline.storage.atomic import replacing, write_json, write_text
 
 
@@ -19,10 +16,8 @@ def _curves(_block: Block, run: Run) -> BlockResult:
     from pipeline.report.metric_charts import curves_chart
     from pipeline.report.sweep_chart import as_png, as_svg
 
-    size = run.voxel_size_nm
-    forests = [build_forest(skeleton, size) for skeleton in scored_truth(run)]
-    labels = Renaming.of(run).apply(gather_node_labels("node_labels", run))
-    found = metric_curves(forests, by_tracing(labels, run), size, scoring_options(run))
+    scored = tracing_scores(run)
+    found = metric_curves(scored.forests, scored.labels, run.voxel_size_nm, scoring_options(run))
     figure = curves_chart(found)
     with replacing(run.path("curves_picture")) as temporary:
         temporary.write_bytes(as_png(figure))

@@ -19,28 +19,26 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.bootstrap import bootstrap_intervals
 from pipeline.arrays.fragments import LOWER, UPPER, extract_fragments
-from pipeline.arrays.metrics import Scores, score
+from pipeline.arrays.metrics import Scores
 from pipeline.arrays.relabel import apply_lookup
-from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
 from pipeline.arrays.stitch import joined_pairs, resolve
 from pipeline.arrays.threshold import mask_affinities
 from pipeline.errors import DtypeError, ShapeError
-from pipeline.geometry import Block, BlockGrid, Roi
+from pipeline.geometry import Block, BlockGrid
 from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.block_tables import predecessor, read_faces, write_record
 from pipeline.stages.ingest import round_up, statistics_of
 from pipeline.stages.node_labels import (
-    by_tracing,
     chunk_grid,
     gather_node_labels,
     holds_nodes,
     keep_node_labels,
     read_node_labels,
 )
-from pipeline.stages.renaming import Renaming, check_renaming, renaming_parameters
+from pipeline.stages.renaming import Renaming, check_renaming
 from pipeline.stages.run import Run
-from pipeline.stages.truth import check_truth, scored_truth, scoring_options, truth_parameters
+from pipeline.stages.tracing_scores import TracingScores, scoring_parameters, tracing_scores
+from pipeline.stages.truth import check_truth, truth_parameters
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.source import open_source
@@ -160,43 +158,32 @@ def _stitched_baseline(run: Run) -> NDArray[np.uint64]:
     return apply_lookup(gather_node_labels("baseline", run), *united)
 
 
-def _outside(truth: list[Skeleton], roi: Roi) -> list[int]:
-    return [int((~inside_roi(node_voxels(s), roi)).sum()) for s in truth]
-
-
-def _scores(labels: NDArray[np.uint64], run: Run) -> Scores:
-    truth = scored_truth(run)
-    outside = _outside(truth, run.roi)
-    parts = by_tracing(labels, run)
-    return score(truth, parts, run.voxel_size_nm, scoring_options(run), outside)
-
-
-def _perfect(run: Run) -> Scores:
+def _perfect(found: TracingScores, run: Run) -> Scores:
     """The scores of a segmentation without errors.
 
     Its ERL is that of the tracings: where the region to score cuts one into several trees, even a
     perfect segmentation has a normalized ERL below 1.
     """
-    counts = [len(s.nodes) for s in scored_truth(run)]
+    counts = [len(s.nodes) for s in found.truth]
     own = np.arange(1, len(counts) + 1, dtype=np.uint64)
-    return _scores(np.repeat(own, counts), run)
+    return found.of_labels(np.repeat(own, counts), run)
 
 
 def _evaluate(_block: Block, run: Run) -> BlockResult:
-    labels, renaming = gather_node_labels("node_labels", run), Renaming.of(run)
-    scores = _scores(renaming.apply(labels), run)
-    result = scores.as_json()
-    result["conventions"] |= renaming.conventions(labels)
+    found = tracing_scores(run)
+    result = found.scores.as_json()
+    result["conventions"] |= Renaming.of(run).conventions(found.stored)
     if run.config.input.labels is not None:
         result["voxels"] = json.loads(run.path("label_scores").read_text())
     resamples = run.config.evaluate.bootstrap
     if resamples:
-        tracings = [skeleton.name for skeleton in scored_truth(run)]
-        found = bootstrap_intervals(tracings, scores.sums, scores.merges, n_resamples=resamples)
-        result["intervals"] = found.as_json()
-    result["ceiling"] = {"overall": _perfect(run).as_json()["overall"]}
+        names = [skeleton.name for skeleton in found.truth]
+        scores = found.scores
+        drawn = bootstrap_intervals(names, scores.sums, scores.merges, n_resamples=resamples)
+        result["intervals"] = drawn.as_json()
+    result["ceiling"] = {"overall": _perfect(found, run).as_json()["overall"]}
     if run.config.evaluate.baseline and run.config.input.image is not None:
-        plain = _scores(_stitched_baseline(run), run).as_json()
+        plain = found.of_labels(_stitched_baseline(run), run).as_json()
         result["baseline"] = {
             "threshold": baseline_threshold(run),
             "overall": plain["overall"],
@@ -206,8 +193,8 @@ def _evaluate(_block: Block, run: Run) -> BlockResult:
     write_text(run.path("neurons"), _as_csv(result["per_skeleton"]))
     _write_parquet(run.path("neurons_parquet"), result["per_skeleton"])
     overall = result["overall"]
-    names = ("nerl", "edge_accuracy", "splits", "merges_total")
-    return BlockResult(stats={name: overall[name] for name in names if overall[name] is not None})
+    told = ("nerl", "edge_accuracy", "splits", "merges_total")
+    return BlockResult(stats={name: overall[name] for name in told if overall[name] is not None})
 
 
 def _as_csv(rows: dict[str, dict[str, Any]]) -> str:
@@ -224,16 +211,6 @@ def _write_parquet(path: Path, rows: dict[str, dict[str, Any]]) -> None:
     names = next(iter(rows.values()))
     columns = {name: [row[name] for row in rows.values()] for name in names}
     write_parquet(path, {"skeleton": [*rows], **columns})
-
-
-def scoring_parameters(run: Run) -> dict[str, Any]:
-    """The part of the configuration that the scores of given labels depend on."""
-    names = {"repair", "max_gap_nm", "merge_min_nodes", "merge_min_nm"}
-    return {
-        **truth_parameters(run),
-        **run.config.evaluate.model_dump(include=names),
-        **renaming_parameters(run),
-    }
 
 
 def _evaluate_parameters(run: Run) -> dict[str, Any]:

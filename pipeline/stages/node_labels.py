@@ -53,12 +53,11 @@ def rows_by_block(voxels: Rows, grid: BlockGrid) -> dict[int, Rows]:
 
 def nodes_by_block(run: Run, grid: BlockGrid) -> Nodes:
     """The nodes to score, by the blocks of a grid; kept in memory."""
-    path = run.path("source_skeletons")
-    return _nodes_by_block(run, path, path.stat().st_mtime_ns, run.token, grid)
+    return _nodes_by_block(run, run.truth_stamp, run.token, grid)
 
 
 @lru_cache(maxsize=2)
-def _nodes_by_block(run: Run, _path: Path, _mtime_ns: int, _token: str, grid: BlockGrid) -> Nodes:
+def _nodes_by_block(run: Run, _stamp: str, _token: str, grid: BlockGrid) -> Nodes:
     voxels = np.concatenate([node_voxels(skeleton) for skeleton in scored_truth(run)])
     number = np.flatnonzero(inside_roi(voxels, run.roi))
     return Nodes(number, voxels[number], rows_by_block(voxels[number], grid))

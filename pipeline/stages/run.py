@@ -11,8 +11,9 @@ from pipeline.config import RunConfig, load_config
 from pipeline.errors import InputError
 from pipeline.geometry import Roi, Triple
 from pipeline.settings import NmTriple
+from pipeline.storage.fingerprint import fingerprint
 from pipeline.storage.ledger import Ledger
-from pipeline.storage.skeleton_files import options_for, read_skeleton_set
+from pipeline.storage.skeleton_files import options_for, read_skeleton_set, stored_skeletons
 from pipeline.storage.source import ImageSource, open_source, source_offset
 from pipeline.storage.swc import SwcOptions
 from pipeline.storage.volume import Volume
@@ -267,8 +268,14 @@ class Run:
         return roi
 
     def truth(self) -> list[Skeleton]:
-        """The tracings, in voxels of the volume."""
-        return read_skeleton_set(self.path("source_skeletons"), self.swc_options)
+        """The tracings, in voxels of the volume; read once, as long as their files stay."""
+        path = self.path("source_skeletons")
+        return list(_truth(path, self.truth_stamp, self.swc_options))
+
+    @property
+    def truth_stamp(self) -> str:
+        """Another string whenever a file of the tracings changes."""
+        return fingerprint(stored_skeletons(self.path("source_skeletons")))
 
     @property
     def swc_options(self) -> SwcOptions:
@@ -289,6 +296,11 @@ class Run:
             volume_shape=self.shape,
         )
         return options_for(self.path("source_skeletons"), given)
+
+
+@lru_cache(maxsize=2)
+def _truth(path: Path, _stamp: str, options: SwcOptions) -> tuple[Skeleton, ...]:
+    return tuple(read_skeleton_set(path, options))
 
 
 @lru_cache(maxsize=8)

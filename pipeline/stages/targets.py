@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.labels import IGNORE
-from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.tube_growth import Growth
 from pipeline.arrays.tubes import training_targets
 from pipeline.errors import ConfigError
@@ -73,8 +70,7 @@ def target_labels(run: Run, roi: Roi) -> NDArray[np.uint64]:
 
 
 def _drawn(roi: Roi, run: Run) -> NDArray[np.uint64]:
-    path = run.path("source_skeletons")
-    skeletons = _truth(run, path.stat().st_mtime_ns, run.token)
+    skeletons = run.truth()
     config = run.config.targets
     return training_targets(
         skeletons,
@@ -115,11 +111,6 @@ def _growth(run: Run) -> Growth | None:
 def _fraction(run: Run) -> float:
     chosen = run.config.targets.grow_fraction
     return 0.5 if chosen is None else chosen
-
-
-@lru_cache(maxsize=2)
-def _truth(run: Run, _mtime_ns: int, _token: str) -> list[Skeleton]:
-    return run.truth()
 
 
 def _parameters(run: Run) -> dict[str, object]:

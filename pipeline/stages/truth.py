@@ -40,12 +40,11 @@ def scored_truth(run: Run) -> list[Skeleton]:
     Raises:
         InputError: no node is left, or one lies outside where that is refused.
     """
-    path = run.path("source_skeletons")
-    return list(_scored(run, path, path.stat().st_mtime_ns, run.token))
+    return list(_scored(run, run.path("source_skeletons"), run.truth_stamp, run.token))
 
 
 @lru_cache(maxsize=2)
-def _scored(run: Run, path: Path, _mtime_ns: int, _token: str) -> tuple[Skeleton, ...]:
+def _scored(run: Run, path: Path, _stamp: str, _token: str) -> tuple[Skeleton, ...]:
     if run.config.regions.score is not None:
         return tuple(cropped(run.truth(), run.score_roi, f"{path}: regions.score"))
     rule = run.config.evaluate.out_of_bounds
