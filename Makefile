@@ -3,6 +3,7 @@
 # make check  linter and type checker
 # make bench  how fast and how large the segmentation core is; see tests/benchmarks/README.md
 # make bench-losses  what the losses of training cost
+# make bench-metrics  what the scores of tracings cost, beside another package
 # make setup  .venv with the exact versions of requirements.lock
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench bench-losses bench-volara lock clean
+.PHONY: setup demo test check bench bench-losses bench-metrics bench-volara lock clean
 
 setup: $(STAMP)
 
@@ -47,6 +48,9 @@ bench: setup
 
 bench-losses: setup
 	$(BIN)/python tests/benchmarks/losses.py --folder $(BENCH)
+
+bench-metrics: setup
+	$(BIN)/python tests/benchmarks/skeleton_metrics.py --folder $(BENCH)
 
 # volara's own requirements do not go together with ours, so it gets an environment of its own.
 bench-volara: setup

@@ -199,7 +199,7 @@ def _scores(run: Run) -> ScoreFacts:
     metrics = json.loads(run.path("metrics").read_text())
     baseline = metrics.get("baseline")
     ceiling = metrics["ceiling"]["overall"]["nerl"]
-    score, learned = run.config.regions.score, run.config.regions.train
+    score = run.config.regions.score
     return ScoreFacts(
         run=metrics,
         baseline=baseline,
@@ -210,7 +210,7 @@ def _scores(run: Run) -> ScoreFacts:
         scored_on=(f"voxels {score.roi}" if score else "the whole volume")
         + f"; without errors the normalized ERL would be {ceiling:.3f}"
         + _not_held_out(run),
-        trained_on=f"voxels {learned.roi}" if learned else "the whole volume",
+        trained_on=_trained_on(run),
     )
 
 
@@ -222,6 +222,13 @@ def _intervals(metrics: dict[str, Any]) -> dict[str, tuple[float, float]]:
         for name, found in figures.items()
         if found["low"] is not None and found["high"] is not None
     }
+
+
+def _trained_on(run: Run) -> str:
+    if "train" not in {stage.name for stage in plan(run.config)}:
+        return "nothing in this run"
+    learned = run.config.regions.train
+    return f"voxels {learned.roi}" if learned else "the whole volume"
 
 
 def _not_held_out(run: Run) -> str:

@@ -156,9 +156,9 @@ def _create_proofread(run: Run) -> None:
 
 PROOFREAD = Stage(
     name="proofread",
-    version=1,
+    version=2,
     reads=("skeletons", "precomputed"),
-    optional=("image", "statistics", "source_skeletons"),
+    optional=("image", "statistics", "source_skeletons", "sites"),
     writes=(
         "skeleton_layer",
         "segment_properties",

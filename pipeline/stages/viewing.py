@@ -1,4 +1,4 @@
-"""The Neuroglancer state of a run: image, segments with skeletons, and the truth beside them."""
+"""The Neuroglancer state of a run: image, segments with skeletons, truth, and sites of errors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.error_sites import KINDS, OMISSION_SITE, Sites
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.report.viewer import ImageLayer, SegmentLayer, viewer_state
+from pipeline.report.viewer import ImageLayer, SegmentLayer, Site, viewer_state
 from pipeline.stages.ingest import statistics_of
 from pipeline.stages.run import ARTIFACTS, Run
 from pipeline.storage.atomic import write_json
 from pipeline.storage.precomputed_skeletons import write_skeletons
+from pipeline.storage.site_files import read_sites
 
 SHOWN = 30
+SITES_SHOWN = 500
 
 
 def write_viewer_state(run: Run, skeletons: dict[int, Skeleton]) -> None:
@@ -27,6 +30,7 @@ def write_viewer_state(run: Run, skeletons: dict[int, Skeleton]) -> None:
         image=_image(run),
         segments=SegmentLayer(ARTIFACTS["precomputed"], segments=longest),
         truth=_truth(run),
+        sites=_sites(run),
         position=_middle(skeletons[longest[0]].nodes) if longest else None,
     )
     write_json(run.path("viewer_state"), state)
@@ -50,7 +54,32 @@ def _truth(run: Run) -> SegmentLayer | None:
     )
 
 
+def _sites(run: Run) -> list[Site]:
+    """The errors that cost most cable, in that order; none where nothing was scored."""
+    if run.config.input.skeletons is None or not run.path("sites").exists():
+        return []
+    sites = read_sites(run.path("sites"))
+    return [_site(sites, i) for i in range(min(SITES_SHOWN, len(sites)))]
+
+
+def _site(sites: Sites, i: int) -> Site:
+    kind, lost = KINDS[sites.kind[i]], sites.cable_nm[i] / 1000
+    is_line = sites.kind[i] != OMISSION_SITE
+    begin = sites.end_a_vox[i] if is_line else sites.position_vox[i]
+    labels = sorted({int(sites.label_a[i]), int(sites.label_b[i])} - {0})
+    return Site(
+        _position(begin),
+        f"{i + 1}: {kind}, {lost:,.2f} um of cable lost",
+        end=_position(sites.end_b_vox[i]) if is_line else None,
+        segments=labels,
+    )
+
+
+def _position(place: NDArray[np.float64]) -> tuple[float, float, float]:
+    z, y, x = (float(v) for v in place)
+    return z, y, x
+
+
 def _middle(nodes: NDArray[np.float64]) -> tuple[float, float, float]:
     """A node, because the middle of the box may be empty."""
-    z, y, x = nodes[len(nodes) // 2]
-    return float(z), float(y), float(x)
+    return _position(nodes[len(nodes) // 2])

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import flows.cli as cli
 from pipeline.arrays.contingency import count_contingency, score_contingency
 from pipeline.arrays.metrics import labels_at_nodes, score
+from pipeline.errors import InputError
 from pipeline.stages.run import Run
 from pipeline.storage.swc import SwcOptions, read_skeletons
 from pipeline.storage.tables import write_table
@@ -254,3 +255,59 @@ def test_tracings_that_run_the_other_way_are_told(data: Path, tmp_path: Path) ->
     told = json.loads((tmp_path / "right" / "label_placement.json").read_text())
     assert told["warning"] is None
     assert told["share"] > 0.9
+
+
+def test_two_evaluations_are_compared(data: Path, whole: Path, tmp_path: Path) -> None:
+    excluded = tmp_path / "excluded.txt"
+    excluded.write_text("31\n32\n")
+    evaluate(data, tmp_path / "b", "--exclude-ids", str(excluded))
+    arguments = ["compare", str(whole), str(tmp_path / "b"), "--out", str(tmp_path / "c")]
+    done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    omit = found["figures"]["pct_omit"]
+    a, b = (
+        json.loads((folder / "metrics.json").read_text())["overall"]["pct_omit"]
+        for folder in (whole, tmp_path / "b")
+    )
+    assert (omit["a"], omit["b"]) == (a, b)
+    assert b > a
+    assert (tmp_path / "c" / "comparison.png").stat().st_size > 1000
+
+
+SWC = "1 2 5 5 5 1 -1\n2 2 25 25 25 1 1\n"
+BAD = {
+    "malformed": (SWC + "3 2 a 5 5 1 1\n", (), r"t\.swc, line 3"),
+    "cycle": ("1 2 5 5 5 1 2\n2 2 6 6 6 1 1\n", (), "its own ancestor"),
+    "missing parent": (SWC + "3 2 5 5 5 1 9\n", (), r"line 3: node 3 has parent 9"),
+    "not finite": ("1 2 nan 5 5 1 -1\n", (), "line 1: coordinates .* not finite"),
+    "nothing": ("# no node\n", (), "no nodes"),
+    "outside": ("1 2 500 500 500 1 -1\n", (), "no node lies in the volume"),
+    "unit": ("1 2 0 0 0 1 -1\n2 2 9999 9999 9999 1 1\n", (), "ten times larger"),
+    "floats": (SWC, ("real.zarr",), "a segmentation holds integers, got float32"),
+    "no volume": (SWC, ("absent.zarr",), "no such file or folder"),
+    "no lookup": (SWC, ("s0.zarr", "--lookup", "absent.csv"), "absent.csv: no such file"),
+    "bad ids": (SWC, ("s0.zarr", "--exclude-ids", "ids.txt"), r"ids\.txt, line 2"),
+    "axes": (SWC, ("s0.zarr", "--axes", "xxy"), "input.swc.axes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_before_anything_is_made(
+    data: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, options, message = BAD[case]
+    volume, *more = options or ("s0.zarr",)
+    (tmp_path / "t.swc").write_text(text)
+    (tmp_path / "ids.txt").write_text("7\nseven\n")
+    real = zarr.create_array(tmp_path / "real.zarr", shape=SHAPE, dtype=np.float32)
+    real[:] = 0
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path if volume == "real.zarr" else data
+    arguments = [
+        "evaluate", "--segmentation", str(place / volume), "--skeletons", "t.swc", "--out", "out",
+        "--voxel-size", *map(str, SIZE), "--serial", *more,
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=message):
+        CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ SWC = "1 2 5 5 5 1 -1\n2 2 25 25 25 1 1\n"
 ALL = {stage.name for stage in STAGES} - {"label_placement"}
 # The segmentation to compare with depends on nothing that the run does.
 MADE = ALL - {"reference_overlap"}
-FROM_NODES = {"sites", "curves"}
+FROM_NODES = {"sites", "curves", "proofread"}
 SKELETONS = {"skeletonize", "join", "proofread"}
 AGAINST_LABELS = {"label_overlap", "label_scores"}
 LABELLED = (
