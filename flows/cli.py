@@ -455,6 +455,10 @@ def evaluate(
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Dense true labels, for scores of voxels.")
     ] = None,
+    ignore_label: Annotated[
+        list[int] | None,
+        typer.Option("--ignore-label", help="True label of which nothing is known; repeatable."),
+    ] = None,
     exclude_ids: Annotated[
         Path | None,
         typer.Option("--exclude-ids", help="Segments that count as background, one id a line."),
@@ -498,7 +502,8 @@ def evaluate(
     section = _conventions(repair, max_gap_nm, merge_min_nodes, merge_min_nm, out_of_bounds)
     section |= _given(lookup=_absolute(lookup), exclude_ids=_absolute(exclude_ids), block=block)
     section |= {"lookup_missing": lookup_missing, "curves": curves}
-    config = _config(out, workers, serial, input=given, evaluate=section)
+    targets = {"ignore_labels": tuple(ignore_label or ())}
+    config = _config(out, workers, serial, input=given, evaluate=section, targets=targets)
     _execute(config, EVALUATION_STAGES, overwrite=overwrite, order=order, seed=seed)
     tell_evaluation(out)
 

@@ -81,11 +81,7 @@ def write_report(run: Run) -> Path:
         name=run.config.name,
         when=datetime.now().strftime("%Y-%m-%d %H:%M"),
         source=_source(run),
-        commands={
-            "resume": f"axonloom run {run.directory / 'config.yaml'}",
-            "view": f"axonloom view {run.directory}",
-            "status": f"axonloom status {run.directory}",
-        },
+        commands=_commands(run),
         versions={name: version(name) for name in _LIBRARIES},
         wall_seconds=_wall_seconds(run, stages),
         projections=_projections(run, complete) if "project" in complete else None,
@@ -105,6 +101,15 @@ def write_report(run: Run) -> Path:
     path = run.directory / "report.html"
     write_text(path, render_report(data))
     return path
+
+
+def _commands(run: Run) -> dict[str, str]:
+    viewable = run.path("viewer_state").exists()
+    return {
+        "resume": f"axonloom run {run.directory / 'config.yaml'}",
+        **({"view": f"axonloom view {run.directory}"} if viewable else {}),
+        "status": f"axonloom status {run.directory}",
+    }
 
 
 def _source(run: Run) -> InputFacts:

@@ -10,7 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 class StrictModel(BaseModel):
     """Settings: immutable, every key known, every field described with its unit."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def _positive(values: object) -> object:

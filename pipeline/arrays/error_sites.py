@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from pipeline.arrays.metrics import SPLIT, Scores
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_forest import Floats, Forest, Integers, Labels
 from pipeline.errors import InputError, ShapeError
+from pipeline.geometry import Triple
 
 __all__ = [
     "EXTENTS",
@@ -168,6 +169,17 @@ def find_sites(
     names = tuple(s.name for s in skeletons)
     order = _order(columns, name_ranks(names))
     return Sites(names, **{name: values[order] for name, values in columns.items()})
+
+
+def moved_sites(sites: Sites, offset: Triple, voxel_size_nm: VoxelSize) -> Sites:
+    """The same sites in coordinates in which the volume's first voxel is at `offset`, z, y, x."""
+    by = np.asarray(offset, np.float64)
+    if not by.any():
+        return sites
+    moved = {name: getattr(sites, name) + by for name in ("end_a_vox", "end_b_vox")}
+    position = sites.position_vox + by
+    nm = position * np.asarray(voxel_size_nm, np.float64)
+    return replace(sites, position_vox=position, position_nm=nm, **moved)
 
 
 def _check_input(

@@ -39,7 +39,7 @@ from pipeline.arrays.skeleton_nodes import (
     node_voxels,
 )
 from pipeline.arrays.skeleton_runs import Merges, Runs, find_merges, gather_runs
-from pipeline.errors import DtypeError, InputError, ShapeError
+from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 
 __all__ = [
     "CORRECT",
@@ -111,7 +111,8 @@ def score(
 
     Args:
         skeletons: forests with distinct names.
-        node_labels: per skeleton (N,) uint64, fragment or segment at each node; 0 is background.
+        node_labels: per skeleton (N,) of any integer type, fragment or segment at each node; 0 is
+            background.
         voxel_size_nm: z, y, x.
         options: None: the defaults.
         out_of_bounds: per skeleton, how many nodes lay outside the volume; reported only.
@@ -119,9 +120,10 @@ def score(
     Raises:
         InputError: no skeleton, a name twice, a cycle, a voxel size that is not positive.
         ShapeError: labels and nodes differ in number.
-        DtypeError: labels are not uint64.
+        DtypeError: labels are no integers.
+        DataError: a label is negative.
     """
-    if len(voxel_size_nm) != 3 or not all(0 < size < math.inf for size in voxel_size_nm):
+    if np.shape(voxel_size_nm) != (3,) or not all(0 < size < math.inf for size in voxel_size_nm):
         raise InputError(f"voxel size: expected three positive lengths (nm), got {voxel_size_nm}")
     forests = [build_forest(skeleton, voxel_size_nm) for skeleton in skeletons]
     return score_forests(forests, node_labels, voxel_size_nm, options, out_of_bounds)
@@ -186,9 +188,13 @@ def _check_input(
         raise InputError(f"skeleton names must be distinct, found more than once: {twice[:5]}")
 
 
-def _by_position(forest: Forest, values: Labels) -> Labels:
-    if values.dtype != np.uint64:
-        raise DtypeError(f"skeleton {forest.name}: labels are {values.dtype}, expected uint64")
+def _by_position(forest: Forest, given: Labels) -> Labels:
+    values = np.asarray(given)
+    if values.dtype.kind not in "iu":
+        raise DtypeError(f"skeleton {forest.name}: labels are {values.dtype}, expected integers")
+    if values.dtype.kind == "i" and len(values) and values.min() < 0:
+        raise DataError(f"skeleton {forest.name}: negative label {values.min()} at a node")
+    values = values.astype(np.uint64, copy=False)
     if values.shape != forest.order.shape:
         raise ShapeError(
             f"skeleton {forest.name}: labels of shape {values.shape} for {len(forest.order)} nodes"

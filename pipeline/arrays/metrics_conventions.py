@@ -27,7 +27,7 @@ class ScoringOptions:
     def __post_init__(self) -> None:
         if self.max_gap_nm is not None and not 0 <= self.max_gap_nm < math.inf:
             raise InputError(f"max_gap_nm: expected a length or None, got {self.max_gap_nm}")
-        if self.merge_min_nodes < 1:
+        if self.merge_min_nodes < 1 or self.merge_min_nodes != int(self.merge_min_nodes):
             raise InputError(f"merge_min_nodes: expected 1 or more, got {self.merge_min_nodes}")
         if not 0 <= self.merge_min_nm < math.inf:
             raise InputError(f"merge_min_nm: expected a length, got {self.merge_min_nm}")

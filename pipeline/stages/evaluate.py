@@ -38,7 +38,12 @@ from pipeline.stages.node_labels import (
 from pipeline.stages.renaming import Renaming, check_renaming
 from pipeline.stages.run import Run
 from pipeline.stages.tracing_scores import TracingScores, scoring_parameters, tracing_scores
-from pipeline.stages.truth import check_truth, truth_parameters
+from pipeline.stages.truth import (
+    check_truth,
+    describe_placement,
+    outside_volume,
+    truth_parameters,
+)
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.parquet import write_parquet
 from pipeline.storage.source import open_source
@@ -56,7 +61,7 @@ def check_segments(run: Run) -> None:
     if foreign is None:
         return
     segments = open_source(foreign)
-    if segments.dtype.kind not in "iu":
+    if segments.dtype.kind not in "iub":
         raise DtypeError(f"{foreign}: a segmentation holds integers, got {segments.dtype}")
     if segments.shape != run.shape:
         raise ShapeError(
@@ -172,7 +177,14 @@ def _perfect(found: TracingScores, run: Run) -> Scores:
 def _evaluate(_block: Block, run: Run) -> BlockResult:
     found = tracing_scores(run)
     result = found.scores.as_json()
-    result["conventions"] |= Renaming.of(run).conventions(found.stored)
+    renaming = Renaming.of(run)
+    result["conventions"] |= describe_placement(run) | renaming.conventions(found.stored)
+    if renaming.lookup is not None:
+        result["lookup"] = {"missing_labels": len(renaming.absent(found.stored))}
+    outside = outside_volume(run)
+    if outside.left_out:
+        result["left_out"] = list(outside.left_out)
+        result["overall"]["out_of_bounds_nodes"] = sum(outside.nodes.values())
     if run.config.input.labels is not None:
         result["voxels"] = json.loads(run.path("label_scores").read_text())
     resamples = run.config.evaluate.bootstrap

@@ -7,6 +7,7 @@ the nodes lie on segments, no voxel is looked at. The result is a finding, not a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -17,30 +18,48 @@ from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.node_labels import gather_node_labels
 from pipeline.stages.placement import read_warning
 from pipeline.stages.run import Run
-from pipeline.stages.truth import scored_truth, truth_parameters
+from pipeline.stages.truth import Outside, describe_placement, outside_volume, truth_parameters
 from pipeline.storage.atomic import write_json
 from pipeline.storage.source import labels_at
 from pipeline.storage.swc_placement import SEGMENTATION, judge_placement
 
 _ENOUGH = 0.5
+# Of the tracings that are left out so many are named.
+_NAMED = 5
 
 
 def _process(_block: Block, run: Run) -> BlockResult:
-    labels = gather_node_labels("node_labels", run)
-    share = float(np.count_nonzero(labels) / len(labels))
-    result: dict[str, Any] = {"share": share, "better": None, "warning": None}
+    outside = outside_volume(run)
+    labelled = int(np.count_nonzero(gather_node_labels("node_labels", run)))
+    share = labelled / outside.every
+    result: dict[str, Any] = {"share": share, "better": None}
+    warnings = list(_about_outside(outside, run))
     if share < _ENOUGH:
         found = judge_placement(
-            scored_truth(run),
+            run.truth(),
             lambda voxels: labels_at(run.path("segments"), voxels) != 0,
             run.shape,
             run.swc_options,
             SEGMENTATION,
         )
-        result["warning"] = found.warning
+        warnings += [found.warning] if found.warning else []
         result["better"] = asdict(found.better) if found.better else None
+    result["warning"] = "; ".join(warnings) or None
     write_json(run.path("label_placement"), result)
     return BlockResult(stats={"share": round(share, 6)})
+
+
+def _about_outside(outside: Outside, run: Run) -> Iterator[str]:
+    count = sum(outside.nodes.values())
+    if count:
+        rule = describe_placement(run)["out_of_bounds"].removeprefix("nodes outside the volume ")
+        yield f"{count:,} of {outside.every:,} nodes of the tracings lie outside the volume: {rule}"
+    if outside.left_out:
+        names = ", ".join(outside.left_out[:_NAMED])
+        more = len(outside.left_out) - _NAMED
+        yield f"not scored, because wholly outside: {names}" + (
+            f" and {more:,} more" if more > 0 else ""
+        )
 
 
 LABEL_PLACEMENT = Stage(

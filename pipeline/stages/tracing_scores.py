@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.metrics import Forest, Scores, build_forest, score_forests
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
 from pipeline.stages.node_labels import by_tracing, gather_node_labels
 from pipeline.stages.renaming import Renaming, renaming_parameters
 from pipeline.stages.run import Run
-from pipeline.stages.truth import scored_truth, scoring_options, truth_parameters
+from pipeline.stages.truth import outside_volume, scored_truth, scoring_options, truth_parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,8 @@ def _tracing_scores(
 ) -> TracingScores:
     truth, size = scored_truth(run), run.voxel_size_nm
     forests = [build_forest(skeleton, size) for skeleton in truth]
-    outside = [int((~inside_roi(node_voxels(s), run.roi)).sum()) for s in truth]
+    beyond = outside_volume(run).nodes
+    outside = [beyond.get(skeleton.name, 0) for skeleton in truth]
     stored = gather_node_labels("node_labels", run)
     labels = by_tracing(Renaming.of(run).apply(stored), run)
     scores = score_forests(forests, labels, size, scoring_options(run), outside)

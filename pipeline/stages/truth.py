@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,55 @@ def _scored(run: Run, path: Path, _stamp: str, _token: str) -> tuple[Skeleton, .
     if not kept:
         raise InputError(f"{path}: no node of any skeleton lies in the volume of {run.shape}")
     return tuple(kept)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Nodes outside the volume.
+
+    Attributes:
+        nodes: by the name of each tracing that has any, also of those left out.
+        every: number of nodes of all tracings.
+        left_out: names of the tracings that are not scored, because no node of them is left.
+    """
+
+    nodes: dict[str, int]
+    every: int
+    left_out: tuple[str, ...]
+
+
+def outside_volume(run: Run) -> Outside:
+    """Nodes of the tracings outside the volume; none where a region to score cuts them anyway."""
+    if run.config.regions.score is not None:
+        return Outside({}, sum(len(s.nodes) for s in run.truth()), ())
+    found = {
+        skeleton.name: int((~inside_roi(node_voxels(skeleton), run.roi)).sum())
+        for skeleton in run.truth()
+    }
+    kept = {skeleton.name for skeleton in scored_truth(run)}
+    return Outside(
+        {name: count for name, count in found.items() if count},
+        sum(len(s.nodes) for s in run.truth()),
+        tuple(sorted(found.keys() - kept)),
+    )
+
+
+def describe_placement(run: Run) -> dict[str, str]:
+    """In words, how tracings were put into the volume, and what became of nodes outside."""
+    swc, options = run.config.input.swc, run.swc_options
+    offset = " x ".join(str(float(v)) for v in options.offset_vox)
+    rule = {
+        "zero": "count as background",
+        "drop": "are left out with their edges",
+        "raise": "are refused",
+    }[run.config.evaluate.out_of_bounds]
+    return {
+        "tracings": (
+            f"columns in the order {options.axes}, in {options.unit}; moved by {offset} voxels "
+            f"(z, y, x); axes that run backwards: {', '.join(sorted(swc.flip)) or 'none'}"
+        ),
+        "out_of_bounds": f"nodes outside the volume {rule}",
+    }
 
 
 def training_truth(run: Run) -> list[Skeleton]:

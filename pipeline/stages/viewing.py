@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays.error_sites import KINDS, OMISSION_SITE, Sites
+from pipeline.arrays.error_sites import KINDS, OMISSION_SITE, Sites, moved_sites
 from pipeline.arrays.skeleton import Skeleton
+from pipeline.geometry import triple
 from pipeline.report.viewer import ImageLayer, SegmentLayer, Site, viewer_state
 from pipeline.stages.ingest import statistics_of
 from pipeline.stages.run import ARTIFACTS, Run
 from pipeline.storage.atomic import write_json
 from pipeline.storage.precomputed_skeletons import write_skeletons
 from pipeline.storage.site_files import read_sites
+from pipeline.storage.source import source_offset
 
 SHOWN = 30
 SITES_SHOWN = 500
@@ -58,7 +60,9 @@ def _sites(run: Run) -> list[Site]:
     """The errors that cost most cable, in that order; none where nothing was scored."""
     if run.config.input.skeletons is None or not run.path("sites").exists():
         return []
-    sites = read_sites(run.path("sites"))
+    # What is shown beside them was exported from the first voxel on.
+    begin = triple([-first for first in source_offset(run.source)])
+    sites = moved_sites(read_sites(run.path("sites")), begin, run.voxel_size_nm)
     return [_site(sites, i) for i in range(min(SITES_SHOWN, len(sites)))]
 
 

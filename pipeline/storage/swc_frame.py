@@ -78,17 +78,36 @@ def to_voxels(columns: NDArray[np.float64], options: SwcOptions) -> NDArray[np.f
     """Coordinate columns (N, 3) of an SWC as nodes (N, 3), z, y, x, continuous voxels."""
     nodes = np.empty_like(columns)
     for axis, letter in enumerate("zyx"):
-        values = columns[:, options.axes.index(letter)]
-        if options.unit != "voxel":
+        values, offset = columns[:, options.axes.index(letter)], options.offset_vox[axis]
+        if options.unit == "voxel":
+            nodes[:, axis] = added(values, offset)
+        else:
             values = values * NM_PER_UNIT[options.unit] / options.voxel_size_nm[axis]
-            nearest = np.rint(values)
-            tolerance = _SNAP_VOX + 4 * np.spacing(np.abs(values))
-            values = np.where(np.abs(values - nearest) <= tolerance, nearest, values)
-        nodes[:, axis] = values + options.offset_vox[axis]
+            nodes[:, axis] = _on_faces(values + offset, np.abs(values) + abs(offset), _SNAP_VOX)
         if letter in options.flip:
             size = triple(options.volume_shape, "volume_shape")[axis]
             nodes[:, axis] = flip_coordinate(nodes[:, axis], size)
     return nodes
+
+
+def added(values: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
+    """Coordinates moved by an offset; sums that miss an integer by rounding alone become it."""
+    if not offset:
+        return values
+    return _on_faces(values + offset, np.abs(values) + abs(offset), 0.0)
+
+
+def _on_faces(
+    values: NDArray[np.float64], magnitude: NDArray[np.float64], tolerance: float
+) -> NDArray[np.float64]:
+    """Values that miss a face between voxels by rounding alone, put on it.
+
+    `magnitude` is that of what they were added up from, and says how large such an error may be
+    beside `tolerance`.
+    """
+    nearest = np.rint(values)
+    near = np.abs(values - nearest) <= tolerance + 4 * np.spacing(magnitude)
+    return np.where(near, nearest, values)
 
 
 def flip_coordinate(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:

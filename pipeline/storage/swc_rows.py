@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.storage.swc_frame import added
 from pipeline.storage.swc_plain import read_plain
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -88,7 +89,8 @@ def _row_by_row(data: bytes, source: str) -> SwcRows:
     rows.sort()
     _check_ids(rows, source)
     _, types, x, y, z, radii, _, _ = zip(*rows, strict=True)
-    columns = np.array([x, y, z], np.float64).T + np.array(offset or (0.0, 0.0, 0.0))
+    moved = zip((x, y, z), offset or (0.0, 0.0, 0.0), strict=True)
+    columns = np.stack([added(np.array(c, np.float64), by) for c, by in moved], axis=1)
     parents = _resolve_parents(rows, source)
     return SwcRows(np.array(types, np.int64), columns, np.array(radii), parents)
 

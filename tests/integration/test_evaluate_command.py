@@ -253,7 +253,7 @@ def test_tracings_that_run_the_other_way_are_told(data: Path, tmp_path: Path) ->
     assert "flip: [y]" in warning
     evaluate(tmp_path, tmp_path / "right", "--flip", "y")
     told = json.loads((tmp_path / "right" / "label_placement.json").read_text())
-    assert told["warning"] is None
+    assert "labelled voxels" not in (told["warning"] or "")
     assert told["share"] > 0.9
 
 
@@ -275,6 +275,90 @@ def test_two_evaluations_are_compared(data: Path, whole: Path, tmp_path: Path) -
     assert (tmp_path / "c" / "comparison.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("rule", ["zero", "drop"])
+def test_nodes_outside_are_counted_and_told_whatever_becomes_of_them(
+    data: Path, tmp_path: Path, rule: str
+) -> None:
+    (tmp_path / "swc").mkdir()
+    inside = "1 2 5 5 5 1 -1\n2 2 6 6 6 1 1\n3 2 7 7 7 1 2\n"
+    (tmp_path / "swc" / "half.swc").write_text(inside + "4 2 7 7 -3 1 3\n5 2 7 7 -4 1 4\n")
+    (tmp_path / "swc" / "far.swc").write_text("1 2 500 5 5 1 -1\n2 2 501 5 5 1 1\n")
+    (tmp_path / "s0.zarr").symlink_to(data / "s0.zarr")
+    found = evaluate(tmp_path, tmp_path / "out", "--out-of-bounds", rule)
+    assert found["overall"]["out_of_bounds_nodes"] == 4
+    assert found["per_skeleton"]["half"]["out_of_bounds_nodes"] == 2
+    assert found["overall"]["edges"] == {"zero": 5, "drop": 2}[rule]
+    assert found.get("left_out") == {"zero": None, "drop": ["far"]}[rule]
+    told = json.loads((tmp_path / "out" / "label_placement.json").read_text())["warning"]
+    assert "4 of 7 nodes of the tracings lie outside the volume" in told
+    assert ("not scored, because wholly outside: far" in told) == (rule == "drop")
+
+
+def test_scores_under_other_placements_are_not_compared(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    found = evaluate(data, tmp_path / "b", "--flip", "y")
+    assert found["conventions"]["tracings"].endswith("axes that run backwards: y")
+    arguments = ["compare", str(whole), str(tmp_path / "b"), "--out", str(tmp_path / "c")]
+    with pytest.raises(InputError, match="tracings"):
+        CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+
+
+def test_sites_lie_where_the_format_puts_the_volume(tmp_path: Path) -> None:
+    """A precomputed volume that begins at (3000, 2000, 1000), tracings in the same coordinates."""
+    import tensorstore as ts
+
+    begin, shape = (3000, 2000, 1000), (12, 16, 20)
+    store = ts.open(
+        {
+            "driver": "neuroglancer_precomputed",
+            "kvstore": {"driver": "file", "path": str(tmp_path / "s0.zarr") + "/"},
+            "multiscale_metadata": {
+                "type": "segmentation", "data_type": "uint64", "num_channels": 1,
+            },
+            "scale_metadata": {
+                "size": shape[::-1], "voxel_offset": begin[::-1], "resolution": SIZE[::-1],
+                "encoding": "raw", "chunk_size": [8, 8, 8],
+            },
+            "create": True,
+        }
+    ).result()  # fmt: skip
+    labels = np.ones(shape, np.uint64)
+    labels[:, 8:] = 2
+    store[...] = labels.transpose(2, 1, 0)[..., None]
+    (tmp_path / "swc").mkdir()
+    rows = [f"{i} 2 1005.5 {2000.5 + i} 3005.5 1 {i - 1 or -1}" for i in range(1, 15)]
+    (tmp_path / "swc" / "a.swc").write_text("\n".join(rows))
+    found = evaluate(tmp_path, tmp_path / "out")
+    assert (found["overall"]["splits"], found["overall"]["omit_edges"]) == (1, 0)
+    (site,) = pq.read_table(tmp_path / "out" / "sites.parquet").to_pylist()
+    place = [site[f"{axis}_vox"] for axis in "zyx"]
+    assert place == [3005.5, 2008.0, 1005.5]
+    nm = [site[f"{axis}_nm"] for axis in "zyx"]
+    assert nm == [p * s for p, s in zip(place, SIZE, strict=True)]
+    info = json.loads((tmp_path / "out" / "sites/annotations/splits/info").read_text())
+    assert info["upper_bound"] == [1020, 2016, 3012]
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "s0.zarr").symlink_to(tmp_path / "s0.zarr")
+    (tmp_path / "again" / "swc").symlink_to(tmp_path / "out" / "sites" / "swc")
+    again = evaluate(tmp_path / "again", tmp_path / "again" / "out", "--swc-unit", "um")
+    assert again["overall"]["splits"] == 1
+
+
+def test_true_labels_of_which_nothing_is_known_are_left_out(data: Path, tmp_path: Path) -> None:
+    truth = zarr.open(data / "truth.zarr")[:].astype(np.int32)
+    truth[truth == 2] = -1
+    array = zarr.create_array(tmp_path / "t.zarr", shape=SHAPE, chunks=(20,) * 3, dtype="i4")
+    array[:] = truth
+    found = evaluate(
+        data, tmp_path / "out", "--labels", str(tmp_path / "t.zarr"), "--ignore-label", "-1"
+    )["voxels"]["segments"]
+    labels = np.load(data / "labels.npy")
+    known = np.where(truth < 0, 0, truth).astype(np.uint64)
+    assert found["voi"] == score_contingency(count_contingency(labels, known))["voi"]
+    assert found["accuracy"] == float(((labels != 0) == (truth != 0))[truth >= 0].mean())
+
+
 SWC = "1 2 5 5 5 1 -1\n2 2 25 25 25 1 1\n"
 BAD = {
     "malformed": (SWC + "3 2 a 5 5 1 1\n", (), r"t\.swc, line 3"),
@@ -289,6 +373,7 @@ BAD = {
     "no lookup": (SWC, ("s0.zarr", "--lookup", "absent.csv"), "absent.csv: no such file"),
     "bad ids": (SWC, ("s0.zarr", "--exclude-ids", "ids.txt"), r"ids\.txt, line 2"),
     "axes": (SWC, ("s0.zarr", "--axes", "xxy"), "input.swc.axes"),
+    "endless gap": (SWC, ("s0.zarr", "--max-gap-nm", "inf"), "evaluate.max_gap_nm"),
 }
 
 

@@ -504,8 +504,18 @@ def test_bad_input_is_refused():
         score([one], [labels(1)], VOXEL)
     with pytest.raises(ShapeError, match="1 skeletons"):
         score([one], [], VOXEL)
-    with pytest.raises(DtypeError, match="int64"):
-        score([one], [np.array([1, 1])], VOXEL)
+    with pytest.raises(DtypeError, match="float64"):
+        score([one], [np.array([1.0, 1.0])], VOXEL)
+    with pytest.raises(DataError, match="negative label -1"):
+        score([one], [np.array([1, -1])], VOXEL)
+    with pytest.raises(InputError, match="voxel size"):
+        score([one], [labels(1, 1)], 40.0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="merge_min_nodes"):
+        ScoringOptions(merge_min_nodes=1.5)  # type: ignore[arg-type]
+    expected = score([one], [labels(1, 1)], VOXEL).as_json()
+    for kind in (np.int64, np.uint8, ">u8", list):
+        given = [1, 1] if kind is list else np.array([1, 1], kind)
+        assert score([one], [given], VOXEL).as_json() == expected
     with pytest.raises(InputError, match="voxel size"):
         score([one], [labels(1, 1)], (40, 0, 8))
     with pytest.raises(InputError, match="finite"):

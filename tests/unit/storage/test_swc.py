@@ -658,3 +658,22 @@ def test_fly_neuron_needs_a_flip_of_y():
     assert hint is not None
     assert "with axes 'xyz' and flip y it is 96%" in hint
     assert suggest_orientation(right, is_foreground, volume.shape, flipped) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("# OFFSET 0 1 0\n1 2 0 -1.324 0 1 -1", {"unit": "um", "offset_vox": (0, 0.5, 0)}, "y -40"),
+        ("1 2 0.04085 0 0 1 -1", {"unit": "um", "offset_vox": (0, 0, -0.5)}, "x 9"),
+        ("# OFFSET -0.35 0 0\n1 2 4.35 0 0 1 -1", {"unit": "voxel"}, "x 4"),
+        ("1 2 4.35 0 0 1 -1", {"unit": "voxel", "offset_vox": (0, 0, -0.35)}, "x 4"),
+        ("1 2 3.9999999999999996 0 0 1 -1", {"unit": "voxel"}, "x 3.9999999999999996"),
+    ],
+)  # fmt: skip
+def test_sums_that_miss_a_face_by_rounding_lie_on_it(tmp_path, text, options, expected):
+    """-0.324 um are -40.5 voxels of 8 nm; 0.04085 um are 9.5 voxels of 4.3 nm."""
+    (tmp_path / "a.swc").write_text(text + "\n")
+    size = (4.3,) * 3 if "0.04085" in text else (8.0,) * 3
+    (skeleton,) = read_skeletons(tmp_path / "a.swc", SwcOptions(voxel_size_nm=size, **options))
+    axis, _, value = expected.partition(" ")
+    assert skeleton.nodes[0, "zyx".index(axis)] == float(value)
