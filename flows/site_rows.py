@@ -10,7 +10,8 @@ from pipeline.stages.run import Run
 from pipeline.storage.site_files import read_sites
 
 SHOWN = 50
-_EXTENTS = {"tree": "whole tree", "dangling": "at an end", "inside": "inside", "": ""}
+# Of an omission with no, one, and two or more labelled ends.
+_EXTENTS = ("whole tree", "at an end", "inside")
 
 
 def site_facts(run: Run, shown: int = SHOWN) -> SiteFacts:
@@ -24,7 +25,7 @@ def site_facts(run: Run, shown: int = SHOWN) -> SiteFacts:
 def _row(sites: Sites, i: int) -> SiteRow:
     kind = KINDS[sites.kind[i]]
     if sites.kind[i] == OMISSION_SITE:
-        kind = f"{kind}, {_EXTENTS[sites.extent[i]]}"
+        kind = f"{kind}, {_EXTENTS[min(int(sites.labelled_ends[i]), 2)]}"
     a, b = (sites.names[n] for n in (sites.neuron_a[i], sites.neuron_b[i]))
     labels = [int(label) for label in (sites.label_a[i], sites.label_b[i]) if label]
     merged = sites.kind[i] == MERGE_SITE
