@@ -182,9 +182,10 @@ def _evaluate(_block: Block, run: Run) -> BlockResult:
     if renaming.lookup is not None:
         result["lookup"] = {"missing_labels": len(renaming.absent(found.stored))}
     outside = outside_volume(run)
+    # With those of tracings that are left out.
+    result["overall"]["out_of_bounds_nodes"] = sum(outside.nodes.values())
     if outside.left_out:
         result["left_out"] = list(outside.left_out)
-        result["overall"]["out_of_bounds_nodes"] = sum(outside.nodes.values())
     if run.config.input.labels is not None:
         result["voxels"] = json.loads(run.path("label_scores").read_text())
     resamples = run.config.evaluate.bootstrap

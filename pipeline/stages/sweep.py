@@ -30,7 +30,6 @@ from pipeline.arrays.labels import SparseMap
 from pipeline.arrays.metrics import Scores, score_forests
 from pipeline.arrays.relabel import apply_lookup
 from pipeline.arrays.skeleton_forest import build_forest
-from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
 from pipeline.config import RunConfig
 from pipeline.errors import DataError, DtypeError, InputError
 from pipeline.geometry import Block, BlockGrid
@@ -51,7 +50,14 @@ from pipeline.stages.node_labels import (
     read_node_labels,
 )
 from pipeline.stages.run import Run
-from pipeline.stages.truth import check_truth, scored_truth, scoring_options, truth_parameters
+from pipeline.stages.truth import (
+    check_truth,
+    describe_placement,
+    outside_volume,
+    scored_truth,
+    scoring_options,
+    truth_parameters,
+)
 from pipeline.storage.atomic import replacing, write_json, write_text
 from pipeline.storage.source import open_source
 from pipeline.storage.volume import Volume
@@ -172,7 +178,9 @@ class _NodeJudge:
         truth = scored_truth(run)
         self.size, self.options = run.voxel_size_nm, scoring_options(run)
         self.forests = [build_forest(skeleton, self.size) for skeleton in truth]
-        self.outside = [int((~inside_roi(node_voxels(s), run.roi)).sum()) for s in truth]
+        beyond = outside_volume(run).nodes
+        self.outside = [beyond.get(skeleton.name, 0) for skeleton in truth]
+        self.every_outside = sum(beyond.values())
         self.ends = np.cumsum([len(skeleton.nodes) for skeleton in truth])
         self.labels = gather_node_labels("fragment_labels", run)
         self.conventions: dict[float, dict[str, str]] = {}
@@ -186,7 +194,8 @@ class _NodeJudge:
         self.labels = apply_lookup(self.labels, *lookup)
         scores = self._score(self.labels)
         self.conventions[threshold] = scores.conventions
-        return dict(scores.overall)
+        # With those of tracings that are left out.
+        return dict(scores.overall) | {"out_of_bounds_nodes": self.every_outside}
 
     def perfect(self) -> dict[str, Any]:
         """The measures of a segmentation without errors."""
@@ -235,6 +244,7 @@ def _sweep(_block: Block, run: Run) -> BlockResult:
     if nodes is not None:
         result["ceiling"] = {"overall": nodes.perfect()}
         result["conventions"] |= _REPAIR_COUNTS | nodes.conventions[best["nerl"]["threshold"]]
+        result["conventions"] |= describe_placement(run)
     if voxels is not None:
         result["conventions"] |= describe_voxel_conventions()
     _write(result, run)

@@ -18,6 +18,12 @@ NOT_COMPARED = (
     "ledger", "report.html", "config.yaml", "checkpoint/timing.json", "checkpoint/tensorboard",
 )  # fmt: skip
 PATIENCE = 240
+_ATTENTIVE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from flows.cli import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,8 @@ def inputs(tmp_path_factory):
 
 def start(*arguments) -> subprocess.Popen:
     """The command as the first process of a session of its own."""
-    command = [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)]
+    # A shell that starts the tests in the background makes all they start deaf to interrupts.
+    command = [sys.executable, "-c", _ATTENTIVE, *map(str, arguments)]
     return subprocess.Popen(
         command, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

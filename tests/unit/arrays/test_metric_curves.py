@@ -122,4 +122,4 @@ def test_bad_input_is_refused():
     with pytest.raises(ShapeError):
         metric_curves(forests, labels[:-1], VOXEL)
     with pytest.raises(DtypeError):
-        metric_curves(forests, [values.astype(np.int64) for values in labels], VOXEL)
+        metric_curves(forests, [values.astype(np.float64) for values in labels], VOXEL)
