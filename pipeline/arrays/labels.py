@@ -127,3 +127,11 @@ def affinities_from_labels(labels: Labels) -> NDArray[np.uint8]:
         same = (here[1:] == here[:-1]) & (here[1:] != 0)
         np.moveaxis(affinities[axis], axis, 0)[1:] = np.where(same, np.uint8(255), np.uint8(0))
     return affinities
+
+
+def among(labels: NDArray[np.uint64], ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which labels, of any shape, are one of the ids, which ascend."""
+    if not len(ids):
+        return np.zeros(labels.shape, np.bool_)
+    at = np.minimum(np.searchsorted(ids, labels), len(ids) - 1)
+    return ids[at] == labels

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.arrays.labels import among
 from pipeline.arrays.skeleton_forest import (
     LENGTH_SLACK_NM,
     Floats,
@@ -96,10 +97,7 @@ class Merges:
 
     def hits(self, labels: Labels) -> NDArray[np.bool_]:
         """Which of the labels are merging."""
-        if not len(self.labels):
-            return np.zeros(len(labels), np.bool_)
-        at = np.minimum(np.searchsorted(self.labels, labels), len(self.labels) - 1)
-        return self.labels[at] == labels
+        return among(labels, self.labels)
 
 
 def find_merges(runs: Sequence[Runs], min_nodes: int, min_nm: float) -> Merges:

@@ -178,9 +178,11 @@ def _evaluate(_block: Block, run: Run) -> BlockResult:
     found = tracing_scores(run)
     result = found.scores.as_json()
     renaming = Renaming.of(run)
-    result["conventions"] |= describe_placement(run) | renaming.conventions(found.stored)
+    missing = len(renaming.absent(found.stored))
+    result["conventions"] |= describe_placement(run)
+    result["conventions"] |= renaming.conventions(found.stored, missing)
     if renaming.lookup is not None:
-        result["lookup"] = {"missing_labels": len(renaming.absent(found.stored))}
+        result["lookup"] = {"missing_labels": missing}
     outside = outside_volume(run)
     # With those of tracings that are left out.
     result["overall"]["out_of_bounds_nodes"] = sum(outside.nodes.values())

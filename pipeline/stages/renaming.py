@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.contingency import Contingency, rename_fragments
-from pipeline.arrays.labels import SparseMap
+from pipeline.arrays.labels import SparseMap, among, distinct
 from pipeline.arrays.relabel import apply_lookup
 from pipeline.errors import InputError
 from pipeline.stages.run import Run
@@ -69,11 +69,11 @@ class Renaming:
                 )
             renamed = apply_lookup(labels, *self.lookup)
             if len(absent) and self.missing == "zero":
-                renamed[_among(labels, absent)] = 0
+                renamed[among(labels, absent)] = 0
             labels = renamed
         if self.excluded is None:
             return labels
-        return np.where(_among(labels, self.excluded), np.uint64(0), labels)
+        return np.where(among(labels, self.excluded), np.uint64(0), labels)
 
     def absent(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The distinct labels, ascending and not 0, that the lookup does not name."""
@@ -83,20 +83,23 @@ class Renaming:
 
     def rename_table(self, table: Contingency) -> Contingency:
         """The table of the segments."""
-        fragments = np.unique(table.fragment)
+        fragments = distinct(table.fragment)
         return rename_fragments(table, fragments, self.apply(fragments))
 
-    def conventions(self, labels: NDArray[np.uint64]) -> dict[str, str]:
-        """In words, what was done with these labels; nothing where nothing was."""
+    def conventions(self, labels: NDArray[np.uint64], missing: int) -> dict[str, str]:
+        """In words, what was done with these labels; nothing where nothing was.
+
+        `missing` is how many distinct ones the lookup does not name.
+        """
         words = {}
         if self.lookup is not None:
             fate = {"keep": "keep their id", "zero": "count as background", "raise": "are refused"}
             words["lookup"] = (
                 f"labels renamed by a lookup of {len(self.lookup[0])} rows; "
-                f"{len(self.absent(labels))} labels that it does not name {fate[self.missing]}"
+                f"{missing} labels that it does not name {fate[self.missing]}"
             )
         if self.excluded is not None:
-            hit = int(_among(self._looked_up(labels), self.excluded).sum())
+            hit = int(among(self._looked_up(labels), self.excluded).sum())
             words["excluded"] = (
                 f"{len(self.excluded)} segments count as background: {hit} nodes lie on them"
             )
@@ -104,14 +107,6 @@ class Renaming:
 
     def _looked_up(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return Renaming(self.lookup, self.missing).apply(labels)
-
-
-def _among(labels: NDArray[np.uint64], ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which labels are one of the ids, which ascend."""
-    if not len(ids):
-        return np.zeros(labels.shape, np.bool_)
-    at = np.minimum(np.searchsorted(ids, labels), len(ids) - 1)
-    return ids[at] == labels
 
 
 def renaming_parameters(run: Run) -> dict[str, Any]:

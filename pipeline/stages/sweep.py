@@ -178,9 +178,9 @@ class _NodeJudge:
         truth = scored_truth(run)
         self.size, self.options = run.voxel_size_nm, scoring_options(run)
         self.forests = [build_forest(skeleton, self.size) for skeleton in truth]
-        beyond = outside_volume(run).nodes
-        self.outside = [beyond.get(skeleton.name, 0) for skeleton in truth]
-        self.every_outside = sum(beyond.values())
+        beyond = outside_volume(run)
+        self.outside = beyond.of(truth)
+        self.every_outside = sum(beyond.nodes.values())
         self.ends = np.cumsum([len(skeleton.nodes) for skeleton in truth])
         self.labels = gather_node_labels("fragment_labels", run)
         self.conventions: dict[float, dict[str, str]] = {}

@@ -61,8 +61,7 @@ def _tracing_scores(
 ) -> TracingScores:
     truth, size = scored_truth(run), run.voxel_size_nm
     forests = [build_forest(skeleton, size) for skeleton in truth]
-    beyond = outside_volume(run).nodes
-    outside = [beyond.get(skeleton.name, 0) for skeleton in truth]
+    outside = outside_volume(run).of(truth)
     stored = gather_node_labels("node_labels", run)
     labels = by_tracing(Renaming.of(run).apply(stored), run)
     scores = score_forests(forests, labels, size, scoring_options(run), outside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,9 +81,18 @@ class Outside:
     every: int
     left_out: tuple[str, ...]
 
+    def of(self, skeletons: Sequence[Skeleton]) -> list[int]:
+        """How many nodes of each of these tracings lie outside."""
+        return [self.nodes.get(skeleton.name, 0) for skeleton in skeletons]
+
 
 def outside_volume(run: Run) -> Outside:
     """Nodes of the tracings outside the volume; none where a region to score cuts them anyway."""
+    return _outside_volume(run, run.truth_stamp, run.token)
+
+
+@lru_cache(maxsize=2)
+def _outside_volume(run: Run, _stamp: str, _token: str) -> Outside:
     if run.config.regions.score is not None:
         return Outside({}, sum(len(s.nodes) for s in run.truth()), ())
     found = {
