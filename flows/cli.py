@@ -328,7 +328,8 @@ def train(
     inputs = ("swc", "voxel_size_nm", "training_runs", "start_from")
     base = _base(settings, *sections, inputs=inputs)
     if settings is not None:
-        base["evaluate"] |= dict.fromkeys(EvaluateConfig.PATHS)  # they belong to that file's image
+        # They belong to that file's image, and what is missing to its lookup.
+        base["evaluate"] |= dict.fromkeys(EvaluateConfig.PATHS) | {"lookup_missing": "keep"}
     base["input"] |= given
     config = _config(out, workers, serial, **base)
     _execute(config, (*INGEST_STAGES, "placement", "targets", "train"), overwrite=overwrite)
@@ -423,20 +424,94 @@ def segment(
     _execute(config, stages, overwrite=overwrite, order=order, seed=seed)
 
 
+SKELETON_STAGES = (
+    "skeletonize",
+    "skeleton_index",
+    "join",
+    "fragment_join",
+    "scatter",
+    "scatter_index",
+    "fuse",
+    "export",
+    "skeleton_files",
+    "proofread",
+    "project",
+)
+
+
 @app.command()
 def skeletonize(
     segmentation: Segmentation,
     out: Out,
+    lookup: Annotated[
+        Path | None,
+        typer.Option("--lookup", help="Fragment to segment: arrow, csv, parquet, npz or JSON."),
+    ] = None,
+    lookup_missing: Annotated[
+        str | None,
+        typer.Option(
+            "--lookup-missing",
+            help="Fragments that it does not name: keep, zero, raise; keep by default.",
+        ),
+    ] = None,
+    level: Annotated[
+        str,
+        typer.Option(
+            "--level",
+            help="segments, or fragments: traced once, fused by any lookup without voxels.",
+        ),
+    ] = "segments",
+    soma_mask: Annotated[
+        Path | None,
+        typer.Option("--soma-mask", help="Volume that is not 0 in somata: one node is left."),
+    ] = None,
     voxel_size: VoxelSize = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="Reach of a path, in radii of the neurite.")
+    ] = None,
+    const_nm: Annotated[
+        float | None, typer.Option("--const-nm", help="Further reach of a path, nm.")
+    ] = None,
+    min_voxels: Annotated[
+        int | None, typer.Option("--min-voxels", help="Smaller objects are left out.")
+    ] = None,
+    tick_nm: Annotated[
+        float | None, typer.Option("--tick-nm", help="Shorter side branches go, nm.")
+    ] = None,
+    dust_nm: Annotated[
+        float | None, typer.Option("--dust-nm", help="Pieces with less cable go, nm.")
+    ] = None,
+    cross_sections: Annotated[
+        bool, typer.Option("--cross-sections", help="Measure the area across each node.")
+    ] = False,
+    swc_unit: Annotated[str, typer.Option("--swc-unit", help="um or nm.")] = "um",
     block: BlockShape = None,
     workers: Workers = None,
     serial: Serial = False,
+    order: Annotated[str, typer.Option("--order", help="grid or shuffled.")] = "grid",
+    seed: Annotated[int, typer.Option("--seed", help="Of a shuffled order.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Trace the centre lines of segments, joined across blocks, into OUT/skeletons and SWC."""
+    """Trace the centre lines of segments, joined across blocks.
+
+    OUT/precomputed with skeletons for Neuroglancer and cloud-volume, swc/ID.swc, segments.csv and
+    .parquet (cable, branch points, tips, components, loops, box of each), report.html.
+    """
     given = _given(segments=segmentation.resolve(), voxel_size_nm=voxel_size)
-    config = _config(out, workers, serial, input=given, skeletonize=_given(block=block))
-    _execute(config, ("skeletonize", "join", "export", "proofread"), overwrite=overwrite)
+    method = _given(
+        scale=scale, const_nm=const_nm, min_voxels=min_voxels, tick_nm=tick_nm, dust_nm=dust_nm
+    )
+    section = _given(
+        block=block,
+        lookup=_absolute(lookup),
+        lookup_missing=lookup_missing,
+        soma_mask=_absolute(soma_mask),
+    )
+    section |= {"method": method, "cross_sections": cross_sections, "level": level}
+    config = _config(
+        out, workers, serial, input=given, skeletonize=section, proofread={"swc_unit": swc_unit}
+    )
+    _execute(config, SKELETON_STAGES, overwrite=overwrite, order=order, seed=seed)
 
 
 @app.command()
@@ -449,9 +524,12 @@ def evaluate(
         typer.Option("--lookup", help="Fragment to segment: arrow, csv, parquet, npz or JSON."),
     ] = None,
     lookup_missing: Annotated[
-        str,
-        typer.Option("--lookup-missing", help="Labels that it does not name: keep, zero, raise."),
-    ] = "keep",
+        str | None,
+        typer.Option(
+            "--lookup-missing",
+            help="Labels that it does not name: keep, zero, raise; keep by default.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Dense true labels, for scores of voxels.")
     ] = None,
@@ -492,6 +570,15 @@ def evaluate(
     """
     from flows.launch import tell_evaluation
 
+    if lookup_missing is not None and lookup is None:
+        raise InputError(
+            f"--lookup-missing {lookup_missing} has no effect without --lookup; give a lookup, or "
+            "leave it out"
+        )
+    if ignore_label and labels is None:
+        raise InputError(
+            "--ignore-label is about true labels: give them with --labels, or leave it out"
+        )
     given = _given(
         segments=segmentation.resolve(),
         skeletons=skeletons.resolve(),
@@ -501,7 +588,7 @@ def evaluate(
     )
     section = _conventions(repair, max_gap_nm, merge_min_nodes, merge_min_nm, out_of_bounds)
     section |= _given(lookup=_absolute(lookup), exclude_ids=_absolute(exclude_ids), block=block)
-    section |= {"lookup_missing": lookup_missing, "curves": curves}
+    section |= {"curves": curves, **_given(lookup_missing=lookup_missing)}
     targets = {"ignore_labels": tuple(ignore_label or ())}
     config = _config(out, workers, serial, input=given, evaluate=section, targets=targets)
     _execute(config, EVALUATION_STAGES, overwrite=overwrite, order=order, seed=seed)
@@ -634,8 +721,7 @@ def proofread(
     )
     config = _config(out, workers, serial, input=given)
     first = INGEST_STAGES if image is not None else ()
-    stages = (*first, "skeletonize", "join", "export", "proofread")
-    _execute(config, stages, overwrite=overwrite)
+    _execute(config, (*first, *SKELETON_STAGES), overwrite=overwrite)
 
 
 @app.command()

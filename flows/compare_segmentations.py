@@ -30,7 +30,9 @@ from pipeline.report.comparison_words import signed
 from pipeline.report.metric_charts import comparison_chart, verdict_of
 from pipeline.report.quantities import MISSING, decimal
 from pipeline.report.sweep_chart import as_png, as_svg
+from pipeline.stages.evaluate import EVALUATE, NODE_LABELS
 from pipeline.storage.atomic import replacing, write_json, write_text
+from pipeline.storage.ledger import Ledger
 
 METRICS = "metrics.json"
 _FINISH = "the result of axonloom evaluate, or of an axonloom run with tracings"
@@ -84,7 +86,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
     """The content of a metrics.json, given as file or by its folder.
 
     Raises:
-        InputError: it is absent, or of an evaluation that has not finished.
+        InputError: it is absent, of an evaluation that has not finished, or of an earlier one.
     """
     file = path / METRICS if path.is_dir() else path
     if not file.is_file():
@@ -94,6 +96,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
         content = json.loads(file.read_bytes())
     except ValueError as error:
         raise InputError(f"{file}: no JSON ({error}); expected {_FINISH}") from error
+    _require_present(file.parent)
     if content == {}:
         raise InputError(
             f"{file} is still empty: the evaluation has not finished; run it to its end first"
@@ -101,6 +104,20 @@ def read_metrics(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("per_skeleton"), dict):
         raise InputError(f"{file}: no scores of neurons in it; expected {_FINISH}")
     return content
+
+
+def _require_present(folder: Path) -> None:
+    """Refuse scores that lie beside the ledger of a later evaluation, which has not finished."""
+    scored, labels = (
+        Ledger(folder / "ledger" / f"{s.name}.jsonl") for s in (EVALUATE, NODE_LABELS)
+    )
+    if scored.header is None or labels.header is None:
+        return
+    if scored.header.description["inputs"].get("node_labels") != labels.header.key:
+        raise InputError(
+            f"{folder / METRICS}: of an earlier evaluation in this folder; a later one, of other "
+            f"input, has not finished (axonloom status {folder}); run it to its end first"
+        )
 
 
 def _write(comparison: Comparison, a: Path, b: Path, out: Path) -> None:

@@ -17,6 +17,7 @@ from flows.runs import prepare, run_stages
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid
+from pipeline.report.facts import SiteFacts
 from pipeline.stages import plan
 from pipeline.stages.base import Stage
 from pipeline.stages.evaluate import EVALUATE, NODE_LABELS
@@ -111,24 +112,30 @@ def print_scores(directory: Path) -> None:
 
 def tell_evaluation(directory: Path) -> None:
     """Write the report of an evaluation and say what came out of it."""
-    from flows.report import write_report
+    from flows.report import renamings, write_report
     from flows.site_rows import site_facts
 
     run, console = Run(directory.resolve()), Console(soft_wrap=True)
-    write_report(run)
+    write_report(run, evaluation=True)
     print_scores(directory)
     if run.config.input.labels is not None:
         print_label_scores(directory)
     sites = site_facts(run, _NAMED_SITES)
     counts = sites.counts.items()
     found = ", ".join(f"{count:,} {kind}{'s' * (count != 1)}" for kind, count in counts)
-    table = Table("site", "kind", "tracing", "cable lost (um)", "z, y, x (voxels)", title=found)
+    console.print(_site_table(sites, found) if sites.rows else found, highlight=False)
+    for line in renamings(json.loads((directory / "metrics.json").read_text())):
+        console.print(f"labels  {line.removeprefix('labels ')}", highlight=False)
+    console.print(_chunks_read(run), highlight=False)
+    console.print(f"report  {directory / 'report.html'}", highlight=False)
+
+
+def _site_table(sites: SiteFacts, title: str) -> Table:
+    table = Table("site", "kind", "tracing", "cable lost (um)", "z, y, x (voxels)", title=title)
     for row in sites.rows:
         place = ", ".join(f"{v:,.1f}" for v in row.position_vox)
         table.add_row(str(row.number), row.kind, row.tracings, f"{row.cable_nm / 1000:,.2f}", place)
-    console.print(table)
-    console.print(_chunks_read(run), highlight=False)
-    console.print(f"report  {directory / 'report.html'}", highlight=False)
+    return table
 
 
 def _chunks_read(run: Run) -> str:

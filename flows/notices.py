@@ -29,7 +29,7 @@ def notices(run: Run) -> list[str]:
         if stage in {s.name for s in plan(run.config)}:
             with closing(run.ledger(stage)) as ledger:
                 found.append(warning(run) if ledger.complete else None)
-    return [_sentence(text) for text in found if text is not None]
+    return [sentence(text) for text in found if text is not None]
 
 
 def telling(run: Run, console: Console, observe: Observer) -> Observer:
@@ -44,7 +44,7 @@ def telling(run: Run, console: Console, observe: Observer) -> Observer:
         warning = _WARNINGS[stage.name](run)
         if warning is not None:
             console.print(
-                f"[yellow]warning[/yellow] {escape(_sentence(warning))}",
+                f"[yellow]warning[/yellow] {escape(sentence(warning))}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -52,5 +52,6 @@ def telling(run: Run, console: Console, observe: Observer) -> Observer:
     return observed
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A finding, as a sentence."""
     return f"{text[:1].upper()}{text[1:]}."

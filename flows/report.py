@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib.metadata import version
 from itertools import groupby
@@ -36,11 +36,13 @@ from pipeline.stages import plan
 from pipeline.stages.fragments import fragments_grid
 from pipeline.stages.project import projection_grid, projections
 from pipeline.stages.run import Run
-from pipeline.stages.skeletonize import read_joined
+from pipeline.stages.skeleton_join import longest_segments, read_joined, skeleton_rows
 from pipeline.storage.atomic import write_text
 from pipeline.storage.tables import read_table
 
 LARGEST = 20
+# Skeletons that the pictures show, those with most cable; more would hide one another.
+DRAWN = 2000
 _OUTPUTS = {
     "metrics.json": "scores",
     "neurons.csv": "scores of each tracing",
@@ -62,10 +64,15 @@ _OUTPUTS = {
     "config.yaml": "the configuration, resolved",
 }
 _LIBRARIES = ("axonloom", "torch", "numpy", "numba", "zarr", "tensorstore", "kimimaro")
+_SCORING = ("axonloom", "numpy", "numba", "zarr", "tensorstore")
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Run, *, evaluation: bool = False) -> Path:
     """Write report.html into the run directory; parts that the run has not made are left out.
+
+    Args:
+        run: that has begun.
+        evaluation: the run did nothing but score a given segmentation.
 
     Raises:
         InputError: the run has no stage that began.
@@ -81,8 +88,8 @@ def write_report(run: Run) -> Path:
         name=run.config.name,
         when=datetime.now().strftime("%Y-%m-%d %H:%M"),
         source=_source(run),
-        commands=_commands(run),
-        versions={name: version(name) for name in _LIBRARIES},
+        commands=_evaluation_commands(run) if evaluation else _commands(run),
+        versions={name: version(name) for name in (_SCORING if evaluation else _LIBRARIES)},
         wall_seconds=_wall_seconds(run, stages),
         projections=_projections(run, complete) if "project" in complete else None,
         training=list(_training(run)) if "train" in complete else [],
@@ -97,6 +104,7 @@ def write_report(run: Run) -> Path:
         segments=_segments(run) if {"collect", "join"} <= complete else None,
         outputs=list(_outputs(run.directory)),
         warnings=notices(run),
+        evaluation=evaluation,
     )
     path = run.directory / "report.html"
     write_text(path, render_report(data))
@@ -109,6 +117,13 @@ def _commands(run: Run) -> dict[str, str]:
         "resume": f"axonloom run {run.directory / 'config.yaml'}",
         **({"view": f"axonloom view {run.directory}"} if viewable else {}),
         "status": f"axonloom status {run.directory}",
+    }
+
+
+def _evaluation_commands(run: Run) -> dict[str, str]:
+    return {
+        "status": f"axonloom status {run.directory}",
+        "compare": f"axonloom compare {run.directory} OTHER_SCORES --out COMPARED",
     }
 
 
@@ -152,7 +167,7 @@ def _projections(run: Run, complete: set[str]) -> ProjectionFacts:
     pictures: dict[str, Any] = dict(projections(run))
     skeletons = None
     if "join" in complete:
-        joined = read_joined(run)
+        joined = read_joined(run, longest_segments(run, DRAWN))
         skeletons = LineSet.of(list(joined.values()), list(joined))
     tracings = LineSet.of(run.truth()) if run.config.input.skeletons is not None else None
     regions: dict[str, list[Roi]] = {}
@@ -216,7 +231,14 @@ def _scores(run: Run) -> ScoreFacts:
         + f"; without errors the normalized ERL would be {ceiling:.3f}"
         + _not_held_out(run),
         trained_on=_trained_on(run),
+        renamed=renamings(metrics),
     )
+
+
+def renamings(metrics: Mapping[str, Any]) -> list[str]:
+    """What became of the labels before they were scored, in words: lookup and exclusions."""
+    conventions = metrics["conventions"]
+    return [conventions[name] for name in ("lookup", "excluded") if name in conventions]
 
 
 def _intervals(metrics: dict[str, Any]) -> dict[str, tuple[float, float]]:
@@ -279,21 +301,17 @@ def _threshold(run: Run) -> ThresholdFacts:
 
 def _segments(run: Run) -> SegmentFacts:
     table = read_table(run.path("lookup") / "segments.arrow")
-    joined = read_joined(run)
+    traced = skeleton_rows(run)
     order = np.argsort(-table["voxels"].astype(np.int64), kind="stable")[:LARGEST]
     rows = []
     for index in order:
-        skeleton = joined.get(int(table["id"][index]))
+        at = np.flatnonzero(traced["segment"] == table["id"][index])
         rows.append(
             SegmentRow(
                 id=int(table["id"][index]),
                 voxels=int(table["voxels"][index]),
-                cable_nm=(
-                    float(skeleton.edge_lengths_nm(run.voxel_size_nm).sum()) if skeleton else None
-                ),
-                branch_points=(
-                    int((np.bincount(skeleton.edges.reshape(-1)) > 2).sum()) if skeleton else None
-                ),
+                cable_nm=float(traced["cable_nm"][at[0]]) if len(at) else None,
+                branch_points=int(traced["branch_points"][at[0]]) if len(at) else None,
             )
         )
     return SegmentFacts(sizes=table["voxels"].astype(np.float64), largest=rows)

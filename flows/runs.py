@@ -40,6 +40,7 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
         OutputExistsError: output of other parameters that must not be replaced.
     """
     require_writable(config.run_dir)
+    _refuse_foreign_config(config.run_dir.resolve())
     if not stages:
         raise InputError("nothing to do: the configuration gives no input for any stage")
     draft = Run(config.run_dir.resolve(), config)
@@ -74,6 +75,16 @@ def _refuse_overlap(run: Run, stages: Sequence[Stage]) -> None:
                         f"{name} {path} and {output}, which stage {stage.name} writes, lie "
                         "in one another; choose another folder for the output"
                     )
+
+
+def _refuse_foreign_config(folder: Path) -> None:
+    """Refuse to replace a config.yaml that is no run's: those lie beside a ledger."""
+    file = folder / "config.yaml"
+    if file.exists() and not (folder / "ledger").is_dir():
+        raise InputError(
+            f"{file} is not of a run of axonloom and would be replaced; choose another folder for "
+            "the output, or move the file"
+        )
 
 
 def _refuse_unused_training_runs(config: RunConfig) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.launch import run_with_progress
+from flows.notices import sentence
 from flows.own_inputs import require_whole
 from flows.runs import begin
 from pipeline.config import RunConfig, load_config
@@ -151,6 +153,11 @@ def tell_sweep(directory: Path, segmentation: Path) -> None:
     """Print the table of a finished sweep, the best thresholds marked, and where the files are."""
     sweep = json.loads((directory / "sweep.json").read_text())
     console = Console(soft_wrap=True)
+    for warning in sweep.get("warnings", ()):
+        # Nodes outside the volume, as an evaluation tells them.
+        console.print(
+            f"[yellow]warning[/yellow] {escape(sentence(warning))}", highlight=False, emoji=False
+        )
     console.print(_table(sweep))
     dropped = _min_voxels(segmentation)
     if dropped:

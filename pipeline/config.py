@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -27,6 +27,8 @@ from pipeline.storage.atomic import write_text
 
 Axis = Literal["z", "y", "x"]
 Fraction = Field(ge=0, le=1)
+# Beyond it a float64 cannot tell a voxel from the next.
+Shift = Annotated[float, Field(ge=-(2.0**52), le=2.0**52)]
 
 
 class SwcConfig(StrictModel):
@@ -36,7 +38,7 @@ class SwcConfig(StrictModel):
     """Order of the coordinate columns; the standard is xyz."""
     unit: Literal["voxel", "um", "nm"] = "voxel"
     """Unit of the coordinates and radii."""
-    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    offset: tuple[Shift, Shift, Shift] = (0.0, 0.0, 0.0)
     """Added to the coordinates after conversion to voxels; z, y, x."""
     flip: tuple[Axis, ...] = ()
     """Axes along which the tracing runs backwards: index becomes size - 1 - index."""
@@ -249,10 +251,35 @@ class SegmentConfig(StrictModel):
 class SkeletonizeConfig(StrictModel):
     """Centre lines of the segments."""
 
+    PATHS: ClassVar[tuple[str, ...]] = ("lookup", "soma_mask")
+    """Names of the fields that are paths."""
+
     block: VoxelTriple = (128, 128, 128)
     """Block of the work."""
     method: SkeletonSettings = SkeletonSettings()
     """Parameters of the method."""
+    lookup: Path | None = None
+    """A table of fragments and segments; `input.segments` then holds fragments."""
+    lookup_missing: Literal["keep", "zero", "raise"] = "keep"
+    """What becomes of a fragment that the lookup does not name: it keeps its id, goes, or ends."""
+    level: Literal["segments", "fragments"] = "segments"
+    """fragments: traced once, and fused by the lookup: another one costs no look at a voxel."""
+    soma_mask: Path | None = None
+    """A volume of the same shape: where it is not 0 is soma, of which one node is left."""
+    cross_sections: bool = False
+    """Whether to measure the area of the cross-section at each node."""
+    section_context: int = Field(16, ge=1)
+    """Voxels beyond a block that are read for cross-sections: one that is larger is unknown."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.lookup is None and self.lookup_missing != "keep":
+            raise ValueError(f"lookup_missing: {self.lookup_missing} has no effect without lookup")
+        if self.level == "fragments" and self.lookup is None:
+            raise ValueError("level: fragments needs a lookup that says which fragments to fuse")
+        if self.level == "fragments" and (self.cross_sections or self.soma_mask is not None):
+            raise ValueError("cross_sections and soma_mask need level: segments")
+        return self
 
 
 class EvaluateConfig(StrictModel):
@@ -375,8 +402,12 @@ class ProofreadConfig(StrictModel):
 
     levels: int = Field(2, ge=0, le=4)
     """Coarser levels of the precomputed segmentation."""
+    swc: bool = True
+    """Whether to write an SWC file a segment."""
     swc_unit: Literal["um", "nm"] = "um"
     """Unit of the SWC files."""
+    sharded: Literal["auto", "yes", "no"] = "auto"
+    """Whether precomputed skeletons lie in few large files; auto: from 10,000 segments on."""
 
 
 class ExecutionConfig(StrictModel):
@@ -449,6 +480,12 @@ class RunConfig(StrictModel):
             raise ValueError("evaluate.compare_segments needs input.labels to score both against")
         if self.evaluate.lookup is not None and self.input.segments is None:
             raise ValueError("evaluate.lookup belongs to a segmentation given as input.segments")
+        # Saved configurations name every field, so the default cannot be refused.
+        if self.evaluate.lookup_missing != "keep" and self.evaluate.lookup is None:
+            raise ValueError(
+                f"evaluate.lookup_missing: {self.evaluate.lookup_missing} has no effect without "
+                "evaluate.lookup; name a lookup, or leave lookup_missing out"
+            )
         return self
 
     @property
@@ -494,6 +531,7 @@ def load_config(path: Path) -> RunConfig:
     if isinstance(values, dict):
         _make_absolute(values.get("input"), _INPUT_PATHS, path.resolve().parent)
         _make_absolute(values.get("evaluate"), EvaluateConfig.PATHS, path.resolve().parent)
+        _make_absolute(values.get("skeletonize"), SkeletonizeConfig.PATHS, path.resolve().parent)
     return parse_config(values, str(path))
 
 
@@ -520,6 +558,9 @@ def _explain(error: ValidationError) -> str:
         where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
         if problem["type"] == "extra_forbidden":
             lines.append(f"  {where}: unknown key")
+        elif problem["type"] == "value_error":
+            # A check of ours, which says what it got; pydantic would print a whole section.
+            lines.append(f"  {where}: {problem['ctx']['error']}")
         else:
             lines.append(f"  {where}: {problem['msg']} (got {problem['input']!r})")
     return "\n".join(lines)

@@ -30,8 +30,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.exact_sums import sum_groups
 from pipeline.arrays.metrics_sums import Sums, add_sums, measures, ratio
-from pipeline.arrays.skeleton_runs import Merges, sum_groups
+from pipeline.arrays.skeleton_runs import Merges
 from pipeline.errors import InputError, ShapeError
 
 Floats = NDArray[np.float64]

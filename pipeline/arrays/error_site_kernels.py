@@ -2,7 +2,8 @@
 
 1. `nearest_labelled` and `path_middles`: which labelled nodes face each other across background;
 2. `background_stretches`: connected background, and the middle of each stretch;
-3. `path_between`: the positions from one to another.
+3. `find_ascending` and `take_found`: the nodes that carry a label which others carry too;
+4. `trace_members`: the positions that each site shows.
 
 Every choice among equals is made by coordinates, never by the numbers of nodes. Path lengths are
 sums of multiples of `LENGTH_QUANTUM_NM`: exact, so that equals are equal from wherever they were
@@ -13,8 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from pipeline.arrays.skeleton_forest import Floats, Integers, Labels
+
+SPLIT_SITE, MERGE_SITE, OMISSION_SITE = range(3)
 
 
 @njit(cache=True, nogil=True)
@@ -173,27 +177,166 @@ def background_stretches(
 
 
 @njit(cache=True, nogil=True)
-def path_between(up: Integers, a: int, b: int) -> Integers:
-    """The positions from a to b, both included; they must be of one tree."""
-    count = 1
-    p, q = a, b
-    while p != q:
-        # Parents have smaller positions.
-        if p > q:
-            p = up[p]
+def find_ascending(values: Labels, ascending: Labels) -> tuple[Integers, int]:
+    """Where each value stands in `ascending`, -1 where it does not; how many do."""
+    at = np.full(len(values), -1, np.int64)
+    count = 0
+    if len(ascending) == 0:
+        return at, count
+    found = 0
+    for i in range(len(values)):
+        # Neighbours often have one label.
+        if ascending[found] != values[i]:
+            found = min(np.searchsorted(ascending, values[i]), len(ascending) - 1)
+        if ascending[found] == values[i]:
+            at[i] = found
+            count += 1
+    return at, count
+
+
+@njit(cache=True, nogil=True)
+def take_found(
+    at: Integers,
+    rows: Integers,
+    nodes: Floats,
+    voxel_size_nm: Floats,
+    row: NDArray[np.int32],
+    node: NDArray[np.int32],
+    points_nm: Floats,
+) -> None:
+    """Fill in the row, index and place of each node that `find_ascending` found."""
+    filled = 0
+    for i in range(len(at)):
+        if at[i] < 0:
+            continue
+        row[filled] = rows[at[i]]
+        node[filled] = i
+        for axis in range(3):
+            points_nm[filled, axis] = nodes[i, axis] * voxel_size_nm[axis]
+        filled += 1
+
+
+@njit(cache=True, nogil=True)
+def trace_members(
+    labels: Labels, up: Integers, kind: NDArray[np.uint8], first: Integers, second: Integers
+) -> tuple[Integers, Integers, Integers]:
+    """What each site of a skeleton shows: positions, ascending, and the edges among them.
+
+    A split shows the path between two positions of a tree, an omission its stretch of background
+    and the labelled positions beside it, a merge two places that are no positions.
+
+    Args:
+        labels: (N,) uint64 by position; 0 is background.
+        up: (N,) position of the parent, -1 at a root.
+        kind: (S,) of each site.
+        first: (S,) an end of a split, or a position in an omission.
+        second: (S,) the other end of a split.
+
+    Returns:
+        (S,) how many positions each site has; (M,) these, site after site, -1 at a merge; (M,)
+        the parent of each in its site, an index into these, -1 without one.
+    """
+    stretch, begin, inside = _by_stretch(labels, up)
+    sizes = np.empty(len(kind), np.int64)
+    for site in range(len(kind)):
+        if kind[site] == MERGE_SITE:
+            sizes[site] = 2
+        elif kind[site] == SPLIT_SITE:
+            sizes[site] = _path_length(up, first[site], second[site])
         else:
-            q = up[q]
+            number = stretch[first[site]]
+            sizes[site] = begin[number + 1] - begin[number]
+    members = np.full(sizes.sum(), -1, np.int64)
+    parent = np.full(len(members), -1, np.int64)
+    index = np.full(len(up), -1, np.int64)
+    start = 0
+    for site in range(len(kind)):
+        stop = start + sizes[site]
+        if kind[site] == MERGE_SITE:
+            parent[start + 1] = start
+        elif kind[site] == SPLIT_SITE:
+            _fill_path(up, first[site], second[site], members[start:stop])
+        else:
+            number = stretch[first[site]]
+            members[start:stop] = inside[begin[number] : begin[number + 1]]
+        for i in range(start, stop):
+            if members[i] >= 0:
+                index[members[i]] = i
+                above = up[members[i]]
+                # What other sites left behind lies before the start.
+                if above >= 0 and index[above] >= start:
+                    parent[i] = index[above]
+        start = stop
+    return sizes, members, parent
+
+
+@njit(cache=True, nogil=True)
+def _by_stretch(labels: Labels, up: Integers) -> tuple[Integers, Integers, Integers]:
+    """The connected stretches of background, as `background_stretches` numbers them.
+
+    Returns:
+        (N,) the stretch of each position, -1 where labelled; where the positions in and beside
+        each stretch begin, and the end; these positions, ascending in a stretch.
+    """
+    stretch = np.full(len(up), -1, np.int64)
+    found = 0
+    for p in range(len(up)):
+        if labels[p] == 0:
+            if up[p] >= 0 and labels[up[p]] == 0:
+                stretch[p] = stretch[up[p]]
+            else:
+                stretch[p] = found
+                found += 1
+    begin = np.zeros(found + 1, np.int64)
+    for p in range(len(up)):
+        above = stretch[up[p]] if up[p] >= 0 else -1
+        if stretch[p] >= 0:
+            begin[stretch[p] + 1] += 1 if above >= 0 or up[p] < 0 else 2
+        elif above >= 0:
+            begin[above + 1] += 1
+    for number in range(found):
+        begin[number + 1] += begin[number]
+    fill = begin[:-1].copy()
+    inside = np.empty(begin[-1], np.int64)
+    for p in range(len(up)):
+        above = stretch[up[p]] if up[p] >= 0 else -1
+        own = max(stretch[p], above)
+        if own < 0:
+            continue
+        if stretch[p] >= 0 and up[p] >= 0 and above < 0:
+            # The labelled parent of a stretch comes before all of it.
+            own = stretch[p]
+            inside[fill[own]] = up[p]
+            fill[own] += 1
+        inside[fill[own]] = p
+        fill[own] += 1
+    return stretch, begin, inside
+
+
+@njit(cache=True, nogil=True)
+def _path_length(up: Integers, a: int, b: int) -> int:
+    """How many positions lead from a to b, both included; they must be of one tree."""
+    count = 1
+    while a != b:
+        # Parents have smaller positions.
+        if a > b:
+            a = up[a]
+        else:
+            b = up[b]
         count += 1
-    path = np.empty(count, np.int64)
-    start, stop = 0, count - 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _fill_path(up: Integers, a: int, b: int, path: Integers) -> None:
+    """The positions that lead from a to b, ascending: the larger of two is left first."""
+    at = len(path) - 1
     while a != b:
         if a > b:
-            path[start] = a
+            path[at] = a
             a = up[a]
-            start += 1
         else:
-            path[stop] = b
+            path[at] = b
             b = up[b]
-            stop -= 1
-    path[start] = a
-    return path
+        at -= 1
+    path[at] = a

@@ -11,18 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays.closest_neurons import along_curve, spanning_pairs
+from pipeline.arrays.closest_neurons import Numbers, spanning_pairs
 from pipeline.arrays.error_site_kernels import (
+    MERGE_SITE,
+    OMISSION_SITE,
+    SPLIT_SITE,
     background_stretches,
+    find_ascending,
     nearest_labelled,
     path_middles,
+    take_found,
 )
+from pipeline.arrays.exact_sums import sum_groups
 from pipeline.arrays.metrics import MERGED, Scores
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_forest import LENGTH_QUANTUM_NM, Floats, Forest, Integers, Labels
-from pipeline.arrays.skeleton_runs import sum_groups
-
-SPLIT_SITE, MERGE_SITE, OMISSION_SITE = range(3)
+from pipeline.threads import map_threads
 
 VoxelSize = tuple[float, float, float]
 Columns = dict[str, NDArray]
@@ -195,80 +199,109 @@ def merge_rows(
 ) -> Columns:
     """A row for each two neurons that are neighbours in a minimum spanning tree of a label."""
     merges = scores.merges
-    row, node, cable_nm = _merged_nodes(skeletons, forests, scores)
-    neuron = merges.skeleton_index[row]
+    found = _merged_nodes(skeletons, forests, scores, voxel_size_nm)
+    row, node, neuron = found.row, found.node, found.neuron
     ranks = name_ranks([s.name for s in skeletons])
-    places = np.zeros((len(row), 3))
-    begin = 0
-    # Rows lie together by skeleton: a copy of the nodes of each, none of all of them.
-    for number, size in enumerate(np.bincount(neuron, minlength=len(skeletons)).tolist()):
-        chosen = slice(begin, begin + size)
-        places[chosen] = skeletons[number].nodes[node[chosen]]
-        begin += size
-    points = places * np.asarray(voxel_size_nm, np.float64)
-    label = merges.label_index[row]
-    order = np.lexsort((along_curve(points), label))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=len(merges.labels)))])
-    count = len(merges.label_index) - len(merges.labels)
-    a, b = spanning_pairs(points[order], neuron[order], ranks, starts, count)
-    a, b = order[a], order[b]
+    label = merges.label_index.astype(np.int32)[row]
+    a, b = spanning_pairs(found.points_nm, neuron, label, ranks, len(merges.labels))
     turned = ranks[neuron[a]] > ranks[neuron[b]]
     a, b = np.where(turned, b, a), np.where(turned, a, b)
+    gap_nm = np.sqrt(((found.points_nm[a] - found.points_nm[b]) ** 2).sum(axis=1))
+    end_a, end_b = (_places(skeletons, neuron[end], node[end]) for end in (a, b))
     return {
         "kind": np.full(len(a), MERGE_SITE, np.uint8),
-        "neuron_a": neuron[a],
-        "neuron_b": neuron[b],
+        "neuron_a": neuron[a].astype(np.int64),
+        "neuron_b": neuron[b].astype(np.int64),
         "label_a": merges.labels[label[a]],
         "label_b": merges.labels[label[a]],
-        "node_a": node[a],
-        "node_b": node[b],
+        "node_a": node[a].astype(np.int64),
+        "node_b": node[b].astype(np.int64),
         "node": np.full(len(a), -1, np.int64),
         "edge": np.full(len(a), -1, np.int64),
-        "position_vox": (places[a] + places[b]) / 2,
-        "end_a_vox": places[a],
-        "end_b_vox": places[b],
-        "gap_nm": np.sqrt(((points[a] - points[b]) ** 2).sum(axis=1)),
+        "position_vox": (end_a + end_b) / 2,
+        "end_a_vox": end_a,
+        "end_b_vox": end_b,
+        "gap_nm": gap_nm,
         "background_nodes": np.zeros(len(a), np.int64),
         "labelled_ends": np.full(len(a), 2, np.int64),
-        "cable_a_nm": cable_nm[row[a]],
-        "cable_b_nm": cable_nm[row[b]],
-        "cable_nm": cable_nm[row[a]] + cable_nm[row[b]],
+        "cable_a_nm": found.cable_nm[row[a]],
+        "cable_b_nm": found.cable_nm[row[b]],
+        "cable_nm": found.cable_nm[row[a]] + found.cable_nm[row[b]],
     }
 
 
-def _merged_nodes(
-    skeletons: Sequence[Skeleton], forests: Sequence[Forest], scores: Scores
-) -> tuple[Integers, Integers, Floats]:
-    """The nodes that carry a label which is on their neuron and on another.
+def _places(skeletons: Sequence[Skeleton], neuron: Numbers, node: Numbers) -> Floats:
+    """(n, 3) coordinates of nodes of several skeletons."""
+    order = np.argsort(neuron, kind="stable")
+    places = np.empty((len(neuron), 3))
+    begin = 0
+    for number, size in enumerate(np.bincount(neuron, minlength=len(skeletons)).tolist()):
+        chosen = order[begin : begin + size]
+        if size:
+            places[chosen] = skeletons[number].nodes[node[chosen]]
+        begin += size
+    return places
 
-    Returns:
-        Per node its row in `Merges`, and the node; ordered by skeleton. Per row the length of the
-        edges with the label at both ends.
+
+@dataclass(frozen=True, eq=False)
+class _MergedNodes:
+    """The nodes that carry a label which is on their neuron and on another, by skeleton.
+
+    Attributes:
+        row: (N,) int32, of each the row in `Merges`.
+        node: (N,) int32, its index in the skeleton.
+        neuron: (N,) int32, the skeleton.
+        points_nm: (N, 3) where it is.
+        cable_nm: per row of `Merges`, the length of the edges with the label at both ends.
     """
+
+    row: Numbers
+    node: Numbers
+    neuron: Numbers
+    points_nm: Floats
+    cable_nm: Floats
+
+
+def _merged_nodes(
+    skeletons: Sequence[Skeleton],
+    forests: Sequence[Forest],
+    scores: Scores,
+    voxel_size_nm: VoxelSize,
+) -> _MergedNodes:
     merges = scores.merges
-    cable_nm = np.zeros(len(merges.label_index))
-    found_rows, found_nodes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    size = np.asarray(voxel_size_nm, np.float64)
     by_skeleton = np.argsort(merges.skeleton_index, kind="stable")
-    sizes = np.bincount(merges.skeleton_index, minlength=len(skeletons))
-    groups = np.split(by_skeleton, np.cumsum(sizes)[:-1])
-    for number, rows in enumerate(groups):
+    ends = np.cumsum(np.bincount(merges.skeleton_index, minlength=len(skeletons)))
+    groups = np.split(by_skeleton, ends[:-1])
+    at = map_threads(
+        lambda number: find_ascending(
+            scores.node_labels[number], merges.labels[merges.label_index[groups[number]]]
+        ),
+        range(len(skeletons)),
+    )
+    starts = np.cumsum([0, *(count for _, count in at)])
+    row, node, neuron = (np.empty(starts[-1], np.int32) for _ in range(3))
+    found = _MergedNodes(
+        row, node, neuron, np.empty((starts[-1], 3)), np.zeros(len(merges.label_index))
+    )
+
+    def fill(number: int) -> None:
+        rows, on = groups[number], at[number][0]
         if not len(rows):
-            continue
-        values = scores.node_labels[number]
-        at, on = _find(values, merges.labels[merges.label_index[rows]])
-        found_rows.append(rows[at[on]])
-        found_nodes.append(np.flatnonzero(on))
-        length_nm = _length_by_edge(forests[number])
-        start = skeletons[number].edges[:, 0]
-        merged = (scores.edge_classes[number] == MERGED) & on[start]
-        cable_nm[rows] = sum_groups(length_nm[merged], at[start[merged]], len(rows))
-    return np.concatenate(found_rows), np.concatenate(found_nodes), cable_nm
+            return
+        part = slice(starts[number], starts[number + 1])
+        found.neuron[part] = number
+        take_found(
+            on, rows, skeletons[number].nodes, size,
+            found.row[part], found.node[part], found.points_nm[part],
+        )  # fmt: skip
+        begin = on[skeletons[number].edges[:, 0]]
+        merged = np.flatnonzero((scores.edge_classes[number] == MERGED) & (begin >= 0))
+        length_nm = _length_by_edge(forests[number])[merged]
+        found.cable_nm[rows] = sum_groups(length_nm, begin[merged], len(rows))
 
-
-def _find(values: Labels, ascending: Labels) -> tuple[Integers, NDArray[np.bool_]]:
-    """Where each value stands in `ascending`, and whether it does."""
-    at = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    return at, ascending[at] == values
+    map_threads(fill, range(len(skeletons)))
+    return found
 
 
 def _length_by_edge(forest: Forest) -> Floats:

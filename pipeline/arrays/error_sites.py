@@ -18,10 +18,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.error_site_kernels import MERGE_SITE, OMISSION_SITE, SPLIT_SITE
 from pipeline.arrays.error_site_rows import (
-    MERGE_SITE,
-    OMISSION_SITE,
-    SPLIT_SITE,
     Columns,
     VoxelSize,
     merge_rows,
@@ -35,6 +33,7 @@ from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_forest import Floats, Forest, Integers, Labels
 from pipeline.errors import InputError, ShapeError
 from pipeline.geometry import Triple
+from pipeline.threads import map_threads
 
 __all__ = [
     "EXTENTS",
@@ -157,12 +156,19 @@ def find_sites(
         InputError: a voxel size that is not positive.
     """
     _check_input(skeletons, forests, scores, voxel_size_nm)
-    parts = [_no_sites()]
-    for number in range(len(skeletons)):
-        labels, classes = scores.node_labels[number], scores.edge_classes[number]
-        if (labels == 0).any() or (classes == SPLIT).any():
-            walk = walk_of(number, skeletons[number], forests[number], scores)
-            parts += [split_rows(walk), omission_rows(walk)]
+    wrong = [
+        number
+        for number, (labels, classes) in enumerate(
+            zip(scores.node_labels, scores.edge_classes, strict=True)
+        )
+        if (labels == 0).any() or (classes == SPLIT).any()
+    ]
+
+    def along(number: int) -> tuple[Columns, Columns]:
+        walk = walk_of(number, skeletons[number], forests[number], scores)
+        return split_rows(walk), omission_rows(walk)
+
+    parts = [_no_sites(), *(part for pair in map_threads(along, wrong) for part in pair)]
     parts.append(merge_rows(skeletons, forests, scores, voxel_size_nm))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     columns["position_nm"] = columns["position_vox"] * np.asarray(voxel_size_nm, np.float64)
@@ -238,4 +244,14 @@ def _order(columns: Columns, ranks: Integers) -> Integers:
         columns["cable_a_nm"],
         columns["cable_b_nm"],
     ]
-    return np.lexsort(keys[::-1])
+    # Few sites are alike in the first keys: only these are told apart by the others.
+    order = np.lexsort(keys[3::-1])
+    alike = np.ones(max(len(order) - 1, 0), np.bool_)
+    for key in keys[:4]:
+        alike &= key[order[1:]] == key[order[:-1]]
+    tied = np.flatnonzero(np.concatenate([alike, [False]]) | np.concatenate([[False], alike]))
+    group = np.cumsum(np.concatenate([[True], ~alike]))[tied] if len(tied) else tied
+    rows = order[tied]
+    rest = [key[rows] for key in keys[4:]]
+    order[tied] = rows[np.lexsort([*rest[::-1], group])]
+    return order

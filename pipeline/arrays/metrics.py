@@ -1,11 +1,11 @@
 """Splits, merges, omissions and expected run lengths of a segmentation, judged by skeletons.
 
-One pass per skeleton, one over labels:
+Two passes per skeleton, on the threads of the process, and one over labels:
 
-1. root each skeleton (`skeleton_forest`), repair the labels at its nodes;
-2. gather the runs of equal label on each (`skeleton_runs`);
+1. root each skeleton (`skeleton_forest`);
+2. repair the labels at its nodes (`skeleton_gaps`), gather their runs (`skeleton_runs`);
 3. find the labels that are on two or more skeletons;
-4. class every edge: omit, split, merged or correct, and add up.
+4. class every edge: omit, split, merged or correct, and add up (`skeleton_sums`).
 
 Input are the labels at the nodes, never voxels: another agglomeration threshold is another lookup
 on the same labels.
@@ -22,24 +22,35 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.arrays.metrics_conventions import RepairEffect, ScoringOptions, describe_conventions
-from pipeline.arrays.metrics_sums import Measures, Sums, add_sums, measures, ratio, sum_squares
+from pipeline.arrays.metrics_sums import Measures, Sums, measures
 from pipeline.arrays.relabel import apply_lookup
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_forest import Forest, Labels, bridge_gaps, build_forest
+from pipeline.arrays.skeleton_forest import (
+    Forest,
+    Integers,
+    Labels,
+    build_forest,
+    build_forests,
+)
+from pipeline.arrays.skeleton_gaps import close_gaps, find_claims
 from pipeline.arrays.skeleton_nodes import (
     crop_skeleton,
     keep_nodes,
     labels_at_nodes,
     node_voxels,
 )
-from pipeline.arrays.skeleton_runs import Merges, Runs, find_merges, gather_runs
+from pipeline.arrays.skeleton_runs import Merges, Runs, RunTable, find_merges, gather_runs
+from pipeline.arrays.skeleton_sums import Judged, ffn_squares, overall_measures, sum_up
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
+from pipeline.threads import map_threads
 
 __all__ = [
     "CORRECT",
@@ -51,10 +62,12 @@ __all__ = [
     "ScoringOptions",
     "apply_lookup",
     "build_forest",
+    "build_forests",
     "crop_skeleton",
     "keep_nodes",
     "labels_at_nodes",
     "node_voxels",
+    "perfect_overall",
     "score",
     "score_forests",
 ]
@@ -125,7 +138,7 @@ def score(
     """
     if np.shape(voxel_size_nm) != (3,) or not all(0 < size < math.inf for size in voxel_size_nm):
         raise InputError(f"voxel size: expected three positive lengths (nm), got {voxel_size_nm}")
-    forests = [build_forest(skeleton, voxel_size_nm) for skeleton in skeletons]
+    forests = build_forests(skeletons, voxel_size_nm)
     return score_forests(forests, node_labels, voxel_size_nm, options, out_of_bounds)
 
 
@@ -138,57 +151,90 @@ def score_forests(
 ) -> Scores:
     """`score` for skeletons rooted before, so that a sweep over thresholds roots them once."""
     options = options or ScoringOptions()
-    outside = [0] * len(forests) if out_of_bounds is None else [int(n) for n in out_of_bounds]
-    _check_input(forests, node_labels, outside)
-    given = [_by_position(f, values) for f, values in zip(forests, node_labels, strict=True)]
-    repairs = [_repair(f, values, options) for f, values in zip(forests, given, strict=True)]
-    runs = [gather_runs(r.labels, f) for r, f in zip(repairs, forests, strict=True)]
-    merges = find_merges(runs, options.merge_min_nodes, options.merge_min_nm)
-    before = [
-        gather_runs(values, forest) if repair.effect.repaired else run
-        for values, forest, repair, run in zip(given, forests, repairs, runs, strict=True)
-    ]
-    ffn_merges = find_merges(before, options.merge_min_nodes, options.merge_min_nm)
-    classes = [
-        _edge_classes(f, r.labels, run, merges)
-        for f, r, run in zip(forests, repairs, runs, strict=True)
-    ]
-    sums = [
-        _add_up(
-            f, repair, run, c, merges, sum_squares(old.label_nm[~ffn_merges.hits(old.labels)]), n
-        )
-        for f, repair, run, c, old, n in zip(
-            forests, repairs, runs, classes, before, outside, strict=True
-        )
-    ]
+    outside = check_input(forests, len(node_labels), out_of_bounds)
+    traced = map_threads(partial(_trace, options), list(zip(forests, node_labels, strict=True)))
+    tolerance = (options.merge_min_nodes, options.merge_min_nm)
+    before = RunTable.of([t.before for t in traced])
+    ffn_square_nm = ffn_squares(before, find_merges(before, *tolerance))
+    runs = RunTable.of([t.runs for t in traced])
+    merges = find_merges(runs, *tolerance)
+    effects = [t.effect for t in traced]
+    repaired, ambiguous = [e.repaired for e in effects], [e.ambiguous for e in effects]
+    sums = sum_up(forests, Judged(runs, repaired, ambiguous, outside), merges, ffn_square_nm)
     return Scores(
-        _overall(sums, merges),
+        overall_measures(sums, merges),
         _per_skeleton(forests, sums, merges),
-        describe_conventions(options, voxel_size_nm, _effect(repairs)),
-        tuple(f.by_node(r.labels) for f, r in zip(forests, repairs, strict=True)),
-        tuple(f.by_node(run.piece) for f, run in zip(forests, runs, strict=True)),
-        tuple(classes),
+        describe_conventions(options, voxel_size_nm, add_effects(effects)),
+        tuple(t.node_labels for t in traced),
+        tuple(t.components for t in traced),
+        tuple(map_threads(partial(_edge_classes, merges), list(zip(forests, traced, strict=True)))),
         merges,
         tuple(sums),
     )
 
 
-def _check_input(
-    forests: Sequence[Forest], node_labels: Sequence[Labels], outside: Sequence[int]
-) -> None:
+def perfect_overall(
+    forests: Sequence[Forest], out_of_bounds: Sequence[int] | None = None
+) -> Measures:
+    """`Scores.overall` of a segmentation without errors, in which each skeleton has a label alone.
+
+    No tolerance and no limit on gaps changes it: there is no gap, and no label on two skeletons.
+
+    Args:
+        forests, out_of_bounds: as for `score_forests`.
+
+    Raises:
+        InputError: no skeleton, or a name twice.
+        ShapeError: counts and skeletons differ in number.
+    """
+    outside = check_input(forests, len(forests), out_of_bounds)
+    runs = RunTable.of(map_threads(_perfect_runs, list(enumerate(forests, start=1))))
+    merges = find_merges(runs, min_nodes=1, min_nm=0.0)
+    none = [0] * len(forests)
+    judged = Judged(runs, none, none, outside)
+    return overall_measures(sum_up(forests, judged, merges, ffn_squares(runs, merges)), merges)
+
+
+def _perfect_runs(of: tuple[int, Forest]) -> Runs:
+    label, forest = of
+    return gather_runs(np.full(len(forest.up), label, np.uint64), forest)[1]
+
+
+def check_input(
+    forests: Sequence[Forest], labelled: int, out_of_bounds: Sequence[int] | None
+) -> list[int]:
+    """How many nodes of each skeleton are out of bounds, after a check of the input.
+
+    Args:
+        forests, out_of_bounds: as for `score_forests`.
+        labelled: for how many skeletons there are labels.
+
+    Raises:
+        InputError: no skeleton, or a name twice.
+        ShapeError: labels or counts are not of as many skeletons.
+    """
+    outside = [0] * len(forests) if out_of_bounds is None else [int(n) for n in out_of_bounds]
     if not forests:
         raise InputError("no skeleton to score")
-    if len(node_labels) != len(forests) or len(outside) != len(forests):
+    if labelled != len(forests) or len(outside) != len(forests):
         raise ShapeError(
-            f"{len(forests)} skeletons, labels for {len(node_labels)} of them, counts of nodes out "
+            f"{len(forests)} skeletons, labels for {labelled} of them, counts of nodes out "
             f"of bounds for {len(outside)}"
         )
     twice = [name for name, n in Counter(f.name for f in forests).items() if n > 1]
     if twice:
         raise InputError(f"skeleton names must be distinct, found more than once: {twice[:5]}")
+    return outside
 
 
-def _by_position(forest: Forest, given: Labels) -> Labels:
+def by_position(forest: Forest, given: Labels) -> Labels:
+    """Labels at the nodes of a skeleton as (N,) uint64 by position of its forest.
+
+    Raises:
+        DtypeError: they are no integers.
+        DataError: one is negative.
+        ShapeError: they are not one for each node.
+    """
     values = np.asarray(given)
     if values.dtype.kind not in "iu":
         raise DtypeError(f"skeleton {forest.name}: labels are {values.dtype}, expected integers")
@@ -203,93 +249,81 @@ def _by_position(forest: Forest, given: Labels) -> Labels:
 
 
 @dataclass(frozen=True, eq=False)
-class _Repair:
-    """Labels after repair, by position, and the numbers of nodes concerned."""
+class _Traced:
+    """One skeleton with its labels.
 
-    labels: Labels
+    Attributes:
+        node_labels: (N,) by node, after repair.
+        components: (N,) by node.
+        piece: (N,) the same by position.
+        runs, before: after and before repair.
+        effect: numbers of nodes that the repair concerned.
+    """
+
+    node_labels: Labels
+    components: Integers
+    piece: Integers
+    runs: Runs
+    before: Runs
     effect: RepairEffect
 
 
-def _repair(forest: Forest, labels: Labels, options: ScoringOptions) -> _Repair:
+def _trace(options: ScoringOptions, of: tuple[Forest, Labels]) -> _Traced:
+    forest, given = of[0], by_position(*of)
+    labels, effect = _repair(forest, given, options)
+    piece, runs = gather_runs(labels, forest)
+    before = gather_runs(given, forest)[1] if effect.repaired else runs
+    return _Traced(forest.by_node(labels), forest.by_node(piece), piece, runs, before, effect)
+
+
+def _repair(forest: Forest, labels: Labels, options: ScoringOptions) -> tuple[Labels, RepairEffect]:
     if not options.repair:
-        return _Repair(labels, RepairEffect(0, 0, 0, 0))
-    after, *counts = bridge_gaps(labels, forest, options.max_gap_nm)
-    unlimited = counts if options.max_gap_nm is None else bridge_gaps(labels, forest)[1:]
-    return _Repair(after, RepairEffect(*counts, *unlimited))
+        return labels, RepairEffect(0, 0, 0, 0)
+    claims = find_claims(labels, forest)
+    effect = RepairEffect(*claims.counts(options.max_gap_nm), *claims.counts(None))
+    return close_gaps(labels, claims, options.max_gap_nm), effect
 
 
-def _effect(repairs: Sequence[_Repair]) -> RepairEffect:
-    return RepairEffect(*(sum(c) for c in zip(*(astuple(r.effect) for r in repairs), strict=True)))
+def add_effects(effects: Sequence[RepairEffect]) -> RepairEffect:
+    """The effect on all skeletons together."""
+    return RepairEffect(*(sum(column) for column in zip(*map(astuple, effects), strict=True)))
 
 
-def _edge_classes(forest: Forest, labels: Labels, runs: Runs, merges: Merges) -> NDArray[np.uint8]:
+def _edge_classes(merges: Merges, of: tuple[Forest, _Traced]) -> NDArray[np.uint8]:
     """(E,) by edge of the skeleton."""
-    below = np.flatnonzero(forest.up >= 0)
-    own, other = labels[below], labels[forest.up[below]]
-    classes = np.zeros(len(below), np.uint8)
-    classes[merges.hits(own)] = MERGED
-    classes[own != other] = SPLIT
-    classes[(own == 0) | (other == 0)] = OMIT
-    by_edge = np.empty_like(classes)
-    by_edge[forest.edge[below]] = classes
-    return by_edge
+    forest, traced = of
+    hit = merges.hits(traced.runs.piece_label)
+    return _class_edges(traced.piece, hit, forest.up, forest.edge, forest.edge_count)
 
 
-def _add_up(
-    forest: Forest,
-    repair: _Repair,
-    runs: Runs,
-    classes: NDArray[np.uint8],
-    merges: Merges,
-    ffn_square_nm: float,
-    outside: int,
-) -> Sums:
-    correct, omit, split, merged = (int(n) for n in np.bincount(classes, minlength=4))
-    hit = merges.hits(runs.piece_label)
-    edges = forest.edge_count
-    length = math.fsum(forest.length_nm.tolist())
-    trees = len(np.unique(forest.tree[runs.piece >= 0]))
-    splits = len(runs.piece_label) - trees
-    square_edges = sum(n * n for n in runs.piece_edges[~hit].tolist())
-    square_nm = sum_squares(runs.piece_nm[~hit])
-    return Sums(
-        edges=edges,
-        correct=correct,
-        omit=omit,
-        split=split,
-        merged=merged,
-        splits=splits,
-        weighted_splits=splits * edges,
-        merged_components=int(hit.sum()),
-        repaired=repair.effect.repaired,
-        ambiguous=repair.effect.ambiguous,
-        outside=outside,
-        square_edges=square_edges,
-        share_edges=ratio(square_edges, edges),
-        length_nm=length,
-        square_length=length**2,
-        square_nm=square_nm,
-        share_nm=ratio(square_nm, length),
-        ffn_square_nm=ffn_square_nm,
-    )
-
-
-def _overall(sums: Sequence[Sums], merges: Merges) -> Measures:
-    total = add_sums(sums)
-    labels = len(merges.labels)
-    rows = len(merges.label_index)
-    row = measures(total, rows - labels, labels, int(merges.partners.sum()) // 2)
-    row["splits_per_neuron"] = ratio(total.weighted_splits, total.edges)
-    return row
+@njit(cache=True, nogil=True)
+def _class_edges(
+    piece: Integers, hit: NDArray[np.bool_], up: Integers, edge: Integers, count: int
+) -> NDArray[np.uint8]:
+    """The class of each edge; `hit`: which pieces carry a merging label."""
+    classes = np.empty(count, np.uint8)
+    for p in range(len(up)):
+        if up[p] < 0:
+            continue
+        own, other = piece[p], piece[up[p]]
+        if own < 0 or other < 0:
+            found = OMIT
+        elif own != other:
+            found = SPLIT
+        else:
+            found = MERGED if hit[own] else CORRECT
+        classes[edge[p]] = found
+    return classes
 
 
 def _per_skeleton(
     forests: Sequence[Forest], sums: Sequence[Sums], merges: Merges
 ) -> dict[str, Measures]:
+    of_merges = zip(
+        merges.total.tolist(), merges.label_count.tolist(), merges.partners.tolist(), strict=True
+    )
     rows = {
-        forest.name: measures(
-            sums[i], int(merges.total[i]), int(merges.label_count[i]), int(merges.partners[i])
-        )
-        for i, forest in enumerate(forests)
+        forest.name: measures(each, *counts)
+        for forest, each, counts in zip(forests, sums, of_merges, strict=True)
     }
     return dict(sorted(rows.items()))

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 Measures = dict[str, float | int | None]
 
 
@@ -39,11 +36,6 @@ class Sums:
     square_nm: float
     share_nm: float
     ffn_square_nm: float
-
-
-def sum_squares(lengths: NDArray[np.float64]) -> float:
-    """Sum of squares, rounded once, whatever the order."""
-    return math.fsum((lengths**2).tolist())
 
 
 def ratio(part: float, whole: float) -> float:

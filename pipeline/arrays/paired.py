@@ -58,7 +58,7 @@ from pipeline.arrays.paired_documents import (
     rows_of,
     sums_of,
 )
-from pipeline.arrays.permutation import holm, paired_permutation_test, smallest_p
+from pipeline.arrays.permutation import holm, paired_permutation_tests, smallest_p
 from pipeline.errors import InputError
 
 COMPARED = tuple(name for name, figure in FIGURES.items() if figure.whole != "merges")
@@ -252,8 +252,7 @@ class _Pairs:
 def _figures(pairs: _Pairs, n_resamples: int, seed: int) -> dict[str, FigureComparison]:
     a, b = overall_figures(pairs.sums_a, None), overall_figures(pairs.sums_b, None)
     draws = _difference_draws(pairs, n_resamples, seed)
-    p = {name: _p_value(FIGURES[name], pairs, seed) for name in COMPARED}
-    known = {name: value for name, value in p.items() if value is not None}
+    known = _p_values(pairs, seed)
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     found = {}
     for name in COMPARED:
@@ -265,7 +264,7 @@ def _figures(pairs: _Pairs, n_resamples: int, seed: int) -> dict[str, FigureComp
             difference=_difference(a[name], b[name]),
             low=low,
             high=high,
-            p=p[name],
+            p=known.get(name),
             p_adjusted=adjusted.get(name),
             **_verdicts(name, pairs),
             reason="; ".join(r for r in (reason, "" if name in known else _NO_TEST) if r),
@@ -287,14 +286,22 @@ def _difference_draws(pairs: _Pairs, n_resamples: int, seed: int) -> dict[str, N
         return {name: b[name] - a[name] for name in a}
 
 
-def _p_value(figure: Figure, pairs: _Pairs, seed: int) -> float | None:
-    """None where A and B do not divide by the same sizes."""
+def _p_values(pairs: _Pairs, seed: int) -> dict[str, float]:
+    """By figure; none of those for which A and B do not divide by the same sizes."""
     a, b = sum_columns(pairs.sums_a, None), sum_columns(pairs.sums_b, None)
-    parts, whole = _tested(figure)
-    if not np.allclose(a[whole], b[whole], rtol=EQUAL, atol=0.0):
-        return None
-    ours, theirs = (np.sum([columns[name] for name in parts], axis=0) for columns in (b, a))
-    return paired_permutation_test(ours, theirs, seed=seed)
+    tested = {name: _tested(FIGURES[name]) for name in COMPARED}
+    parts = {
+        name: some
+        for name, (some, whole) in tested.items()
+        if np.allclose(a[whole], b[whole], rtol=EQUAL, atol=0.0)
+    }
+    if not parts:
+        return {}
+    ours, theirs = (
+        [np.sum([columns[part] for part in some], axis=0) for some in parts.values()]
+        for columns in (b, a)
+    )
+    return dict(zip(parts, paired_permutation_tests(ours, theirs, seed=seed), strict=True))
 
 
 def _tested(figure: Figure) -> tuple[tuple[str, ...], str]:

@@ -5,6 +5,8 @@ is the share of all assignments of signs whose mean difference is at least as fa
 found: two-sided, exact for up to 16 cases, else from random assignments. It cannot be smaller than
 2 / 2**n, so three cases never give less than 0.25.
 
+Several figures of the same cases are tested under the same assignments, which are drawn once.
+
 Source: Fisher's randomisation test; Holm 1979, "A simple sequentially rejective multiple test
 procedure".
 """
@@ -38,14 +40,39 @@ def paired_permutation_test(values: ArrayLike, baseline: ArrayLike, *, seed: int
     first, second = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
         raise ShapeError(f"expected pairs of figures, got {first.shape} and {second.shape}")
+    return paired_permutation_tests(first[None], second[None], seed=seed)[0]
+
+
+def paired_permutation_tests(
+    values: ArrayLike, baseline: ArrayLike, *, seed: int = 0
+) -> list[float]:
+    """The p-value of each of several figures, as `paired_permutation_test` gives it.
+
+    Args:
+        values, baseline: (k, n), k figures of the same n >= 1 cases, finite.
+        seed: of the random assignments, the same for all figures.
+
+    Raises:
+        ShapeError: these are not two tables of one shape, or there is no case.
+        InputError: a figure is not finite.
+    """
+    first, second = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
+    if first.shape != second.shape or first.ndim != 2 or not first.shape[1]:
+        raise ShapeError(f"expected tables (k, n) of pairs, got {first.shape} and {second.shape}")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise InputError("a permutation test needs finite figures: leave out cases without one")
-    differences = first - second
-    found = abs(differences.sum()) - _EQUAL * np.abs(differences).sum()
-    if first.size <= MOST_EXACT:
-        return float((np.abs(_all_sums(differences)) >= found).mean())
-    extreme = sum(int((np.abs(sums) >= found).sum()) for sums in _random_sums(differences, seed))
-    return (extreme + 1) / (DRAWS + 1)  # the assignment found is one of them
+    differences = np.ascontiguousarray(first - second)
+    found = np.array([abs(row.sum()) - _EQUAL * np.abs(row).sum() for row in differences])
+    if differences.shape[1] <= MOST_EXACT:
+        return [
+            float((np.abs(_all_sums(row)) >= least).mean())
+            for row, least in zip(differences, found, strict=True)
+        ]
+    extreme = np.zeros(len(found), np.int64)
+    for sums in _random_sums(differences, seed):
+        extreme += (np.abs(sums) >= found).sum(axis=0)
+    # The assignment found is one of them.
+    return [(count + 1) / (DRAWS + 1) for count in extreme.tolist()]
 
 
 def smallest_p(cases: int) -> float:
@@ -75,11 +102,18 @@ def _all_sums(differences: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _random_sums(differences: NDArray[np.float64], seed: int) -> Iterator[NDArray[np.float64]]:
-    """The sums under `DRAWS` random assignments, some at a time."""
+    """The sums of (k, n) differences under `DRAWS` random assignments, (some, k) at a time.
+
+    How a product of matrices rounds may depend on the machine; what it can change is far below
+    `_EQUAL`.
+    """
     random = np.random.default_rng(seed)
-    rows = max(1, _AT_ONCE // differences.size)
+    cases = differences.shape[1]
+    rows = max(1, _AT_ONCE // cases)
+    whole = differences.sum(axis=1)
+    room = np.empty((rows, cases))
     for begin in range(0, DRAWS, rows):
-        shape = min(rows, DRAWS - begin), differences.size
-        signs = random.integers(0, 2, shape, dtype=np.int8)
+        signs = room[: DRAWS - begin]
+        signs[:] = random.integers(0, 2, signs.shape, dtype=np.int8)
         # Signs are 1 - 2 s: one product without a second array of them.
-        yield differences.sum() - 2.0 * (signs @ differences)
+        yield whole - 2.0 * (signs @ differences.T)

@@ -1,10 +1,16 @@
-"""Pieces of skeletons from all blocks put together into one forest per segment.
+"""Pieces of skeletons from all blocks put together into one skeleton per segment.
 
-1. Weld: nodes of one segment on the same voxel are one node (blocks share a plane of voxels).
-2. Join: components whose nearest nodes lie within the join radius, nearest pair first.
-3. Thin out: what the faces of blocks have doubled goes, rings are opened
-   (`pipeline.arrays.skeleton_tree`).
-4. Prune: ticks, then dust (`pipeline.arrays.skeleton_prune`).
+1. Weld: nodes of one segment on the same voxel are one node (blocks share a plane of voxels,
+   `pipeline.arrays.skeleton_join_weld`).
+2. Join: components whose nearest nodes lie within the join radius, nearest pair first
+   (`pipeline.arrays.skeleton_join_gaps`).
+3. Thin out: what the faces of blocks have doubled goes (`pipeline.arrays.skeleton_tree`).
+4. Rings: those of the object are closed again, the rest stays open
+   (`pipeline.arrays.skeleton_rings`). Side branches that leave a node near a face and end within
+   its reach go: in one piece, none would have been drawn. Corners at faces are cut off
+   (`pipeline.arrays.skeleton_join_corners`).
+5. Somata: each becomes one node (`pipeline.arrays.skeleton_somata`).
+6. Prune: ticks, then dust (`pipeline.arrays.skeleton_prune`).
 
 All steps work on canonically sorted nodes: the order of the pieces does not matter. Segments do not
 influence one another, so a caller may split the pieces by segment and join each share by itself.
@@ -13,18 +19,28 @@ influence one another, so a caller may split the pieces by segment and join each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import fsum
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_prune import components, drop_dust, edge_lengths, prune_ticks
+from pipeline.arrays.skeleton_join_corners import cut_corners
+from pipeline.arrays.skeleton_join_gaps import gap_edges
+from pipeline.arrays.skeleton_join_graph import Indices
+from pipeline.arrays.skeleton_join_weld import Welded, weld
+from pipeline.arrays.skeleton_prune import (
+    components,
+    drop_dust,
+    edge_lengths,
+    prune_branches,
+    prune_ticks,
+)
+from pipeline.arrays.skeleton_rings import close_rings
 from pipeline.arrays.skeleton_settings import SkeletonSettings
-from pipeline.arrays.skeleton_tree import thin_out
+from pipeline.arrays.skeleton_somata import Somata, merge_somata
+from pipeline.arrays.skeleton_tree import Flags, Floats, keep_certain, keep_rest
 from pipeline.arrays.skeletons import SkeletonPieces, VoxelSize, const_nm
 
 _TICK_VOX = 5.0
@@ -32,26 +48,36 @@ _TICK_VOX = 5.0
 
 @dataclass(frozen=True)
 class JoinReport:
-    """What joining did, as counts and lengths.
+    """What joining did, as counts and lengths; the sum of two is that of both together.
 
     Attributes:
         welded: nodes that two or more blocks share.
         gaps_joined: edges added between components within the join radius.
-        loops_opened: independent rings of the welded graph.
-        doubled_nm: cable that went because the faces of blocks had doubled it.
-        ticks_removed: short side branches.
-        dust_removed: components with less cable than the limit.
+        loops_kept: independent rings of the result.
+        loops_opened: independent rings of the welded graph that the result has not.
+        doubled_nm: cable that went because the faces of blocks had doubled or bent it.
+        ticks_removed, ticks_nm: short side branches, and their cable.
+        dust_removed, dust_nm: components with less cable than the limit, and their cable.
+        somata: nodes that stand for a soma.
         cable_in_nm, cable_out_nm: summed edge lengths of the pieces and of the result.
     """
 
-    welded: int
-    gaps_joined: int
-    loops_opened: int
-    doubled_nm: float
-    ticks_removed: int
-    dust_removed: int
-    cable_in_nm: float
-    cable_out_nm: float
+    welded: int = 0
+    gaps_joined: int = 0
+    loops_kept: int = 0
+    loops_opened: int = 0
+    doubled_nm: float = 0.0
+    ticks_removed: int = 0
+    ticks_nm: float = 0.0
+    dust_removed: int = 0
+    dust_nm: float = 0.0
+    somata: int = 0
+    cable_in_nm: float = 0.0
+    cable_out_nm: float = 0.0
+
+    def __add__(self, other: JoinReport) -> JoinReport:
+        names = [item.name for item in fields(self)]
+        return JoinReport(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 def join_pieces(
@@ -65,116 +91,116 @@ def join_pieces(
         settings: those of the blocks.
 
     Returns:
-        Skeletons by segment, ascending, each a forest with one tree per connected component of the
-        segment (fewer where gaps were joined or dust removed); edges are (child, parent), the root
-        of a tree is its thickest node. And the counts.
+        Skeletons by segment, ascending, each with one part per connected component of the segment
+        (fewer where gaps were joined or dust removed). Edges are (child, parent), the root of a
+        part is its thickest node or one beside it that stands for a soma; each ring has one edge
+        more, (larger, smaller). And the counts.
+
+    Raises:
+        InputError: a node does not lie at the centre of a voxel.
     """
     size = np.asarray(voxel_size_nm, np.float64)
-    table, welded = _weld(SkeletonPieces.concatenate(pieces))
-    place = table.nodes * size
-    gaps = _gap_edges(table, settings.join_radius_vox)
-    edges = np.concatenate([table.edges, gaps])
-    reach = settings.scale * table.radius_nm + const_nm(settings, voxel_size_nm)
-    alive, parent = thin_out(place, edges, table.radius_nm, table.face_nm, reach)
-    tree = _tree_edges(alive, parent)
+    welded = weld(pieces)
+    place = (welded.voxels + 0.5) * size
+    gaps = gap_edges(welded, settings.join_radius_vox)
+    edges = _with_gaps(welded.edges, gaps)
+    reach = settings.scale * welded.radius_nm + const_nm(settings, voxel_size_nm)
+    alive, ways = keep_certain(place, edges, welded.radius_nm, welded.face_nm)
+    rings = np.zeros((0, 2), np.int32)
+    if settings.keep_loops:
+        rings = close_rings(alive, ways, place, edges, reach, rings)
+    keep_rest(alive, ways, place, reach, rings)
+    if settings.keep_loops:
+        rings = close_rings(alive, ways, place, edges, reach, rings)
+    tree = _tree_edges(alive, ways.parent)
+    # Of an end that faces have cut lengthwise, each part reaches for a corner of its own.
+    at_face = np.where(welded.face_nm > welded.radius_nm, 0.0, reach)
+    alive &= prune_branches(place, np.concatenate([tree, rings]), at_face)[0]
+    cut_corners(alive, ways.parent, welded.voxels, welded.face_nm, rings)
+    tree = _tree_edges(alive, ways.parent)
+    del ways, reach, at_face
+    doubled = _cable(place, edges) - _cable(place, tree) - _cable(place, rings)
+    loops = _rings_of(len(alive), edges)
+    body = merge_somata(alive, tree, rings, edges, welded.soma, place, welded.radius_nm)
+    del alive, tree, edges
     tick = _TICK_VOX * max(voxel_size_nm) if settings.tick_nm is None else settings.tick_nm
-    unticked, ticks = prune_ticks(place, tree, tick)
-    alive &= unticked
-    dust = drop_dust(place, _tree_edges(alive, parent), alive, settings.dust_nm)
-    kept = _tree_edges(alive, parent)
-    parts = components(len(alive), edges).max(initial=-1) + 1
+    kept, pruned = _prune(body, place, tick, settings.dust_nm)
+    loops_left = _rings_of(len(body.alive), kept)
     report = JoinReport(
-        welded=welded,
+        welded=welded.shared,
         gaps_joined=len(gaps),
-        loops_opened=int(len(edges) - len(alive) + parts),
-        doubled_nm=max(0.0, _cable(place, edges) - _cable(place, tree)),
-        ticks_removed=ticks,
-        dust_removed=dust,
+        loops_kept=loops_left,
+        loops_opened=loops - loops_left,
+        doubled_nm=max(0.0, doubled),
+        somata=body.count,
         cable_in_nm=fsum(_cable(p.nodes * size, p.edges) for p in pieces),
         cable_out_nm=_cable(place, kept),
     )
-    return _split(table, alive, kept), report
+    return _split(welded, body, kept), report + pruned
 
 
-def _cable(positions_nm: NDArray[np.float64], edges: NDArray[np.int64]) -> float:
-    return fsum(edge_lengths(positions_nm, edges).tolist())
+def _with_gaps(edges: Indices, gaps: Indices) -> Indices:
+    """Both, sorted."""
+    if not len(gaps):
+        return edges
+    both = np.concatenate([edges, np.sort(gaps, axis=1)])
+    return both[np.lexsort((both[:, 1], both[:, 0]))]
 
 
-def _tree_edges(alive: NDArray[np.bool_], parent: NDArray[np.int64]) -> NDArray[np.int64]:
+def _cable(positions_nm: Floats, edges: NDArray[np.integer]) -> float:
+    return float(edge_lengths(positions_nm, edges).sum())
+
+
+def _rings_of(count: int, edges: Indices) -> int:
+    """The number of independent rings."""
+    return int(len(edges) - count + components(count, edges).max(initial=-1) + 1)
+
+
+def _tree_edges(alive: Flags, parent: Indices) -> Indices:
     """(child, parent) of all living nodes with a living parent, children ascending."""
-    child = np.flatnonzero(alive & (parent >= 0))
+    child = np.flatnonzero(alive & (parent >= 0)).astype(np.int32)
     child = child[alive[parent[child]]]
     return np.stack([child, parent[child]], axis=1)
 
 
-def _weld(table: SkeletonPieces) -> tuple[SkeletonPieces, int]:
-    """Sort by segment and place, make equal nodes one; the radius is the smallest that was seen."""
-    z, y, x = table.nodes.T
-    order = np.lexsort((x, y, z, table.segment))
-    segment, nodes = table.segment[order], table.nodes[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (segment[1:] != segment[:-1]) | (nodes[1:] != nodes[:-1]).any(axis=1)
-    first = np.flatnonzero(fresh)
-    place = np.empty(len(order), np.int64)
-    place[order] = np.cumsum(fresh) - 1
-    edges = np.sort(place[table.edges], axis=1)
-    edges = np.unique(edges[edges[:, 0] != edges[:, 1]], axis=0)
-    smallest = [
-        np.minimum.reduceat(values[order], first) if len(first) else values
-        for values in (table.radius_nm, table.face_nm)
-    ]
-    sizes = np.diff(np.append(first, len(order)))
-    joined = SkeletonPieces(segment[first], nodes[first], edges, *smallest)
-    return joined, int((sizes > 1).sum())
+def _prune(
+    body: Somata, place: Floats, tick_nm: float, dust_nm: float
+) -> tuple[Indices, JoinReport]:
+    """Ticks, then dust: the edges that are left, and what went. Clears `body.alive`."""
+    edges = np.concatenate([body.tree, body.rings[:, ::-1]])
+    edges = edges[np.argsort(edges[:, 0], kind="stable")]
+    before = _cable(place, edges)
+    unticked, ticks = prune_ticks(place, edges, tick_nm)
+    body.alive[...] &= unticked
+    edges = edges[body.alive[edges].all(axis=1)]
+    between = _cable(place, edges)
+    dust = drop_dust(place, edges, body.alive, dust_nm)
+    edges = edges[body.alive[edges].all(axis=1)]
+    report = JoinReport(
+        ticks_removed=ticks,
+        ticks_nm=before - between,
+        dust_removed=dust,
+        dust_nm=between - _cable(place, edges),
+    )
+    return edges, report
 
 
-def _gap_edges(table: SkeletonPieces, radius_vox: float) -> NDArray[np.int64]:
-    """Edges that join components of one segment within `radius_vox`, nearest pair first."""
-    part = components(len(table.segment), table.edges)
-    pairs = [np.zeros((0, 2), np.int64)]
-    everything = np.arange(len(part))
-    for members in np.split(everything, np.flatnonzero(np.diff(table.segment)) + 1):
-        if radius_vox > 0 and (part[members] != part[members[:1]]).any():
-            near = cKDTree(table.nodes[members]).query_pairs(radius_vox, output_type="ndarray")
-            pairs.append(members[np.sort(near, axis=1)])
-    close = np.concatenate(pairs)
-    close = close[part[close[:, 0]] != part[close[:, 1]]]
-    order = np.lexsort((close[:, 1], close[:, 0], edge_lengths(table.nodes, close)))
-    return close[order[_joining(len(part), part[close[order]])]]
-
-
-@njit(cache=True, nogil=True)
-def _joining(count: int, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(E,) which pairs, taken in their order, join two groups that were apart (Kruskal)."""
-    group = np.arange(count)
-    joins = np.zeros(len(pairs), np.bool_)
-    for row in range(len(pairs)):
-        first, second = pairs[row, 0], pairs[row, 1]
-        while group[first] != first:
-            group[first] = group[group[first]]
-            first = group[first]
-        while group[second] != second:
-            group[second] = group[group[second]]
-            second = group[second]
-        if first != second:
-            group[max(first, second)] = min(first, second)
-            joins[row] = True
-    return joins
-
-
-def _split(
-    table: SkeletonPieces, alive: NDArray[np.bool_], edges: NDArray[np.int64]
-) -> dict[int, Skeleton]:
-    place = np.cumsum(alive) - 1
-    edges = place[edges]
-    segment, nodes, radius = table.segment[alive], table.nodes[alive], table.radius_nm[alive]
-    ids, starts = np.unique(segment, return_index=True)
+def _split(welded: Welded, body: Somata, edges: Indices) -> dict[int, Skeleton]:
+    """One skeleton per segment that has a node left; `edges` ascend by their first node."""
+    place = np.cumsum(body.alive, dtype=np.int32) - 1
+    segment, nodes = welded.segment[body.alive], welded.voxels[body.alive]
+    radius, edges = body.radius_nm[body.alive], place[edges]
+    index, starts = np.unique(segment, return_index=True)
     ends = np.append(starts, len(segment))[1:]
-    # Children ascend with the nodes, so the edges of a segment are one run.
-    cuts = np.searchsorted(edges[:, 0], np.append(starts, len(segment)))
-    skeletons = {}
-    for i, name in enumerate(ids.tolist()):
-        start, end = starts[i], ends[i]
-        local = edges[cuts[i] : cuts[i + 1]] - start
-        skeletons[name] = Skeleton(str(name), nodes[start:end], local, radius[start:end])
-    return skeletons
+    cuts = np.searchsorted(edges[:, 0], np.append(starts, len(segment))).tolist()
+    names = welded.ids[index].tolist()
+    spans = zip(names, starts.tolist(), ends.tolist(), cuts[:-1], cuts[1:], strict=True)
+    return {
+        name: Skeleton(
+            str(name),
+            np.add(nodes[start:end], 0.5, dtype=np.float64),
+            edges[first:last].astype(np.int64) - start,
+            radius[start:end],
+        )
+        for name, start, end, first, last in spans
+    }

@@ -1,118 +1,174 @@
-"""Short side branches and crumbs of a forest taken away.
+"""Short side branches and crumbs of skeletons taken away.
 
 A side branch runs from a tip to the first node where three or more edges meet. Taking one away can
 turn that node into an ordinary one, so that two branches become one longer branch: each is looked
-at again with its new length before it is judged.
+at again with its new length before it is judged. Rings have no tip and stay; one that a branch
+leads to is a branching like any other.
 """
 
 from __future__ import annotations
 
-import heapq
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from pipeline.arrays.skeleton_join_graph import adjacency, number_groups, unite
 
 
-def edge_lengths(positions: NDArray[np.float64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
+def edge_lengths(positions: NDArray[np.float64], edges: NDArray[np.integer]) -> NDArray[np.float64]:
     """(E,) distance between the ends of each edge."""
     ends = positions[edges]
     return np.sqrt(((ends[:, 0] - ends[:, 1]) ** 2).sum(axis=1))
 
 
-def components(count: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) the connected component of each of `count` nodes."""
-    ones = np.ones(len(edges), np.int8)
-    graph = coo_array((ones, (edges[:, 0], edges[:, 1])), (count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+def components(count: int, edges: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(N,) the connected component of each of `count` nodes, numbered by their smallest nodes."""
+    group = np.arange(count, dtype=np.int32)
+    unite(group, edges.astype(np.int32, copy=False))
+    number_groups(group)
+    return group.astype(np.int64)
 
 
 def prune_ticks(
-    positions_nm: NDArray[np.float64], edges: NDArray[np.int64], tick_nm: float
+    positions_nm: NDArray[np.float64], edges: NDArray[np.integer], tick_nm: float
 ) -> tuple[NDArray[np.bool_], int]:
     """Which nodes stay when side branches shorter than `tick_nm` go, shortest first.
 
-    A tree without a branching is never touched, however short.
+    A component without a branching is never touched, however short.
 
     Args:
         positions_nm: (N, 3).
-        edges: (E, 2) of a forest.
+        edges: (E, 2), each once; cycles allowed.
         tick_nm: the limit, nanometres.
 
     Returns:
         (N,) bool, and the number of branches removed.
     """
-    count = len(positions_nm)
-    starts, neighbours = _adjacency(count, edges)
-    degree = np.diff(starts)
-    alive = np.ones(count, bool)
-    buffer = np.empty(count + 1, np.int64)
+    return prune_branches(positions_nm, edges, np.full(len(positions_nm), float(tick_nm)))
 
-    def branch(tip: int) -> tuple[float, NDArray[np.int64]]:
-        path = buffer[: _walk(tip, starts, neighbours, degree, alive, buffer)].copy()
-        steps = np.diff(positions_nm[path], axis=0)
-        return float(np.sqrt((steps**2).sum(axis=1)).sum()), path
 
-    tips: list[int] = np.flatnonzero(degree == 1).tolist()
-    heap = [(branch(tip)[0], tip) for tip in tips]
-    heapq.heapify(heap)
+def prune_branches(
+    positions_nm: NDArray[np.float64], edges: NDArray[np.integer], limit_nm: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], int]:
+    """As `prune_ticks`, with a limit for the branches that leave each node.
+
+    Args:
+        positions_nm: (N, 3).
+        edges: (E, 2), each once; cycles allowed.
+        limit_nm: (N,) a side branch goes if it is shorter than this at the node that it leaves.
+
+    Returns:
+        (N,) bool, and the number of branches removed.
+    """
+    # Neighbours are walked in the order of the edges; a branch has one way on, so it is no matter.
+    starts, neighbours = adjacency(len(positions_nm), edges.astype(np.int32, copy=False))
+    return _prune(np.asarray(positions_nm, np.float64), starts, neighbours, limit_nm)
+
+
+@njit(cache=True, nogil=True)
+def _prune(
+    positions: NDArray[np.float64],
+    starts: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
+    limit: NDArray[np.float64],
+) -> tuple[NDArray[np.bool_], int]:
+    count = len(positions)
+    alive = np.ones(count, np.bool_)
+    degree = np.empty(count, np.int32)
+    heap = [(0.0, 0) for _ in range(0)]
+    longest = 0.0
+    for node in range(count):
+        longest = max(longest, limit[node])
+        degree[node] = starts[node + 1] - starts[node]
+    for tip in range(count):
+        if degree[tip] == 1:
+            length, _ = _branch(tip, starts, neighbours, degree, alive, positions, longest)
+            if length < longest:
+                heap.append((length, tip))
+    heapify(heap)
     removed = 0
-    while heap and heap[0][0] < tick_nm:
-        rank, tip = heapq.heappop(heap)
-        length, path = branch(tip)
-        if degree[path[-1]] < 3:
-            continue  # all that is left of its tree
+    while len(heap) > 0:
+        rank, tip = heappop(heap)
+        length, end = _branch(tip, starts, neighbours, degree, alive, positions, longest)
+        if degree[end] < 3:
+            continue  # all that is left of its component
         if length != rank:
-            heapq.heappush(heap, (length, tip))
+            if length < longest:
+                heappush(heap, (length, tip))
             continue
-        alive[path[:-1]] = False
-        degree[path[-1]] -= 1
+        if length >= limit[end]:
+            continue
+        _clear(tip, end, starts, neighbours, alive)
+        degree[end] -= 1
         removed += 1
     return alive, removed
 
 
-def _adjacency(count: int, edges: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The neighbours of node n, ascending: `neighbours[starts[n]:starts[n + 1]]`."""
-    both = np.concatenate([edges, edges[:, ::-1]])
-    both = both[np.lexsort((both[:, 1], both[:, 0]))]
-    starts = np.searchsorted(both[:, 0], np.arange(count + 1))
-    return starts.astype(np.int64), np.ascontiguousarray(both[:, 1])
+@njit(cache=True, nogil=True)
+def _onward(
+    node: int,
+    previous: int,
+    starts: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
+    alive: NDArray[np.bool_],
+) -> int:
+    """The living neighbour that is not `previous`; -1 without one."""
+    for slot in range(starts[node], starts[node + 1]):
+        if alive[neighbours[slot]] and neighbours[slot] != previous:
+            return neighbours[slot]
+    return -1
 
 
 @njit(cache=True, nogil=True)
-def _walk(
+def _branch(
     tip: int,
-    starts: NDArray[np.int64],
-    neighbours: NDArray[np.int64],
-    degree: NDArray[np.int64],
+    starts: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
+    degree: NDArray[np.int32],
     alive: NDArray[np.bool_],
-    path: NDArray[np.int64],
-) -> int:
-    """Fill `path` from a tip to the first node that is no ordinary one; returns its length."""
-    path[0] = tip
-    count = 1
+    positions: NDArray[np.float64],
+    longest: float,
+) -> tuple[float, int]:
+    """Length from a tip to the first node that is no ordinary one, and that node.
+
+    A branch is walked no further than `longest`: a neurite may be long, and it stays.
+    """
     previous, node = -1, tip
-    while True:
-        onward = -1
-        for slot in range(starts[node], starts[node + 1]):
-            candidate = neighbours[slot]
-            if alive[candidate] and candidate != previous:
-                onward = candidate
-                break
+    length = 0.0
+    while length < longest:
+        onward = _onward(node, previous, starts, neighbours, alive)
         if onward < 0:
-            return count
-        path[count] = onward
-        count += 1
+            break
+        square = 0.0
+        for axis in range(3):
+            square += (positions[node, axis] - positions[onward, axis]) ** 2
+        length += np.sqrt(square)
         previous, node = node, onward
         if degree[node] != 2:
-            return count
+            break
+    return length, node
+
+
+@njit(cache=True, nogil=True)
+def _clear(
+    tip: int,
+    end: int,
+    starts: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
+    alive: NDArray[np.bool_],
+) -> None:
+    """Clear `alive` from a tip up to, but not at, the end of its branch."""
+    node = tip
+    while node != end:
+        alive[node] = False
+        node = _onward(node, -1, starts, neighbours, alive)
 
 
 def drop_dust(
     positions_nm: NDArray[np.float64],
-    edges: NDArray[np.int64],
+    edges: NDArray[np.integer],
     alive: NDArray[np.bool_],
     dust_nm: float,
 ) -> int:

@@ -5,11 +5,13 @@ share a plane. Where an object crosses that plane, both see the same patch of it
 on the same voxel, the most central one of the patch. So the pieces of one object always touch: two
 adjacent voxels lie together in at least one block, and equal nodes are one node.
 
-1. Connected components (26 neighbours) of each label.
-2. kimimaro traces every component, through the central voxel of each patch on a face.
-3. A component without a skeleton (a single voxel) gets one node; a patch that the trace missed (a
-   path that ends in a soma leaves out what is inside) is tied to the nearest node.
+1. Connected components (26 neighbours) of each label, in one pass (`skeleton_block_runs`); those
+   below the size and away from the faces go.
+2. The central voxel of each patch on a face (`skeleton_block_patches`).
+3. A path tracer draws each component, through these voxels (`skeleton_block_trace`).
+4. Rings that the component has are closed (`skeleton_loops`).
 
+All but the first step look at the boxes of components only: background costs nothing.
 `pipeline.arrays.skeleton_join` puts the pieces together. Blocks should be several times wider than
 the neurites: every crossing of a face bends the centre line by a voxel or two, and an object that
 fills a block has no centre line in it.
@@ -20,23 +22,46 @@ Source: TEASAR, Sato et al. 2000, doi:10.1109/PCCGA.2000.883951, as implemented 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-import cc3d
-import edt
-import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays.skeleton_settings import SkeletonSettings
+from pipeline.arrays.skeleton_block_patches import patch_centres
+from pipeline.arrays.skeleton_block_runs import (
+    Component,
+    Components,
+    distance_inside,
+    euler_of_component,
+    find_components,
+)
+from pipeline.arrays.skeleton_block_trace import (
+    Trace,
+    body_of,
+    single_node,
+    trace_component,
+)
+from pipeline.arrays.skeleton_loops import close_loops
+from pipeline.arrays.skeleton_settings import (
+    SkeletonSettings,
+    VoxelSize,
+    check_settings,
+    const_nm,
+)
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Triple
 
-VoxelSize = tuple[float, float, float]
-
-_CONST_VOX = 3.0
-_Trace = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+__all__ = [
+    "BlockSkeletonReport",
+    "BlockSkeletons",
+    "SkeletonPieces",
+    "VoxelSize",
+    "check_settings",
+    "const_nm",
+    "skeletonize_block",
+    "trace_block",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +69,16 @@ class SkeletonPieces:
     """Nodes and edges of many segments in one block, as columns.
 
     Attributes:
-        segment: (N,) uint64, the label of each node's voxel.
+        segment: (N,) uint64, the label of each node's object.
         nodes: (N, 3) float64, z, y, x in voxels of the volume, at voxel centres.
-        edges: (E, 2) int64, indices into `nodes`; both ends belong to one segment.
+        edges: (E, 2) int64, indices into `nodes`; both ends belong to one segment. They may close
+            rings, where the object has them.
         radius_nm: (N,) float64, distance to the nearest voxel that is not of the segment. A face of
             the block is no boundary: near it, the radius may be too large.
         face_nm: (N,) float64, distance to the nearest face of the block that was read.
+        soma: (N,) bool, the node's voxel lies in a given soma mask; False if none is given.
+
+    `trace_block` sorts: segments ascend, the nodes and the edges of each are one run of rows.
     """
 
     segment: NDArray[np.uint64]
@@ -57,9 +86,12 @@ class SkeletonPieces:
     edges: NDArray[np.int64]
     radius_nm: NDArray[np.float64]
     face_nm: NDArray[np.float64]
+    soma: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def __post_init__(self) -> None:
         count = len(self.segment)
+        if count and not len(self.soma):
+            object.__setattr__(self, "soma", np.zeros(count, np.bool_))
         sizes = {name: len(array) for name, array in self.columns().items() if name != "edges"}
         if set(sizes.values()) != {count}:
             raise ShapeError(f"skeleton pieces: columns of unequal length, {sizes}")
@@ -81,12 +113,39 @@ class SkeletonPieces:
             np.concatenate([np.zeros((0, 2), np.int64), *edges]),
             np.concatenate([np.zeros(0), *(p.radius_nm for p in pieces)]),
             np.concatenate([np.zeros(0), *(p.face_nm for p in pieces)]),
+            np.concatenate([np.zeros(0, np.bool_), *(p.soma for p in pieces)]),
         )
 
 
-def const_nm(settings: SkeletonSettings, voxel_size_nm: VoxelSize) -> float:
-    """The constant part of a path's reach, nanometres."""
-    return _CONST_VOX * max(voxel_size_nm) if settings.const_nm is None else settings.const_nm
+@dataclass(frozen=True)
+class BlockSkeletonReport:
+    """What tracing a block met, as counts.
+
+    Attributes:
+        components: connected components of all labels, the skipped ones included.
+        skipped: components below `min_voxels` that touch no face.
+        single_nodes: skeletons of one node.
+        tangled: components of so many tips that kimimaro was not used.
+        limited: components above `max_fill`, of which only ways to the faces were drawn.
+        limited_voxels: their voxels.
+        loops: rings that were closed.
+    """
+
+    components: int = 0
+    skipped: int = 0
+    single_nodes: int = 0
+    tangled: int = 0
+    limited: int = 0
+    limited_voxels: int = 0
+    loops: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class BlockSkeletons:
+    """The skeletons of a block and what tracing it met."""
+
+    pieces: SkeletonPieces
+    report: BlockSkeletonReport
 
 
 def skeletonize_block(
@@ -95,7 +154,26 @@ def skeletonize_block(
     origin: Triple,
     voxel_size_nm: VoxelSize,
     settings: SkeletonSettings,
+    soma_mask: NDArray[np.bool_] | None = None,
 ) -> SkeletonPieces:
+    """The pieces of `trace_block` without its report."""
+    return trace_block(
+        labels,
+        origin=origin,
+        voxel_size_nm=voxel_size_nm,
+        settings=settings,
+        soma_mask=soma_mask,
+    ).pieces
+
+
+def trace_block(
+    labels: NDArray[np.uint64],
+    *,
+    origin: Triple,
+    voxel_size_nm: VoxelSize,
+    settings: SkeletonSettings,
+    soma_mask: NDArray[np.bool_] | None = None,
+) -> BlockSkeletons:
     """Skeletons of every object in a block, meeting those of the neighbours at shared planes.
 
     Args:
@@ -104,182 +182,115 @@ def skeletonize_block(
         origin: the first voxel of `labels` in the volume.
         voxel_size_nm: z, y, x.
         settings: of the method.
+        soma_mask: (Z, Y, X) bool, voxels of somata, or None.
 
     Returns:
-        One tree per connected component; at least one node for every component that is kept.
-        The same input gives the same table, row by row.
+        One tree per connected component, with a further edge for each ring that it has; at least
+        one node for every component that is kept. The same input gives the same table, row by row.
 
     Raises:
-        ShapeError: `labels` has not three axes. DtypeError: it is not uint64.
+        ShapeError: `labels` has not three axes, or the mask has another shape. DtypeError: labels
+            are not uint64, or the mask is not bool. InputError, ConfigError: of `check_settings`.
     """
+    _check(labels, soma_mask)
+    check_settings(voxel_size_nm, settings)
+    components = find_components(labels)
+    targets = patch_centres(components, voxel_size_nm)
+    kept = (components.counts >= settings.min_voxels) | components.at_faces()
+    tracer = _Tracer(components, targets, voxel_size_nm, settings)
+    traced = [tracer.trace(part) for part in components.by_segment() if kept[part.number - 1]]
+    report = BlockSkeletonReport(
+        components=len(kept),
+        skipped=int((~kept).sum()),
+        single_nodes=sum(len(trace.nodes) == 1 for _, trace in traced),
+        **tracer.counts,
+    )
+    pieces = _as_pieces(traced, labels.shape, origin, voxel_size_nm, soma_mask)
+    return BlockSkeletons(pieces, report)
+
+
+def _check(labels: NDArray[np.uint64], soma_mask: NDArray[np.bool_] | None) -> None:
     if labels.ndim != 3:
         raise ShapeError(f"skeletonize: expected labels (Z, Y, X), got shape {labels.shape}")
     if labels.dtype != np.uint64:
         raise DtypeError(f"skeletonize: expected uint64 labels, got {labels.dtype}")
-    if not labels.any():
-        return SkeletonPieces.concatenate([])
-    # cc3d refuses some ids of 2^63 and beyond.
-    small_ids, _ = fastremap.renumber(labels, in_place=False)
-    found = cc3d.connected_components(small_ids, connectivity=26, out_dtype=np.uint32)
-    components = np.asarray(found, np.uint32)
-    targets = _patch_centres(components, voxel_size_nm)
-    statistics = cc3d.statistics(components, no_slice_conversion=True)
-    _drop_small(components, statistics["voxel_counts"], settings.min_voxels, targets)
-    traces = _trace(components, targets, voxel_size_nm, settings)
-    boxes = statistics["bounding_boxes"]
-    parts = []
-    for component in range(1, len(boxes)):
-        low, high = boxes[component][0::2].astype(np.int64), boxes[component][1::2].astype(np.int64)
-        trace = traces.get(component)
-        if trace is None:
-            inside = components[_slices(low, high)] == component
-            if not inside.any():
-                continue  # dropped for its size
-            trace = _single_node(inside, low, voxel_size_nm)
-        trace = _reach_targets(trace, targets.get(component), voxel_size_nm)
-        parts.append(_as_pieces(trace, labels, origin, voxel_size_nm))
-    return SkeletonPieces.concatenate(parts)
+    if soma_mask is None:
+        return
+    if soma_mask.shape != labels.shape:
+        raise ShapeError(
+            f"skeletonize: the soma mask has shape {soma_mask.shape}, the labels {labels.shape}; "
+            f"give a mask of the same box"
+        )
+    if soma_mask.dtype != np.bool_:
+        raise DtypeError(
+            f"skeletonize: expected a soma mask of bool, got {soma_mask.dtype}; compare it with 0"
+        )
 
 
-def _slices(low: NDArray[np.int64], high: NDArray[np.int64]) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(b) + 1) for a, b in zip(low, high, strict=True))
+class _Tracer:
+    """Traces component after component of a block and counts what it meets."""
 
+    def __init__(
+        self,
+        components: Components,
+        targets: dict[int, NDArray[np.int64]],
+        voxel_size_nm: VoxelSize,
+        settings: SkeletonSettings,
+    ) -> None:
+        self.shape = components.shape
+        self.targets = targets
+        self.voxel_size_nm = voxel_size_nm
+        self.settings = settings
+        self.most = settings.max_fill * float(np.prod(self.shape))
+        self.counts = {"tangled": 0, "limited": 0, "limited_voxels": 0, "loops": 0}
 
-def _patch_centres(
-    components: NDArray[np.uint32], voxel_size_nm: VoxelSize
-) -> dict[int, NDArray[np.int64]]:
-    """For each component, the central voxels of the patches in which faces of the block cut it.
-
-    A patch is one piece of a component in a face (8 neighbours). Its centre depends on the plane of
-    voxels alone, so both blocks that share a plane find the same.
-    """
-    found: dict[int, set[tuple[int, ...]]] = {}
-    for axis in range(3):
-        size = np.delete(voxel_size_nm, axis)
-        for depth in {0, components.shape[axis] - 1}:
-            plane = np.ascontiguousarray(np.take(components, depth, axis))
-            for pixel in _central_pixels(plane, size):
-                voxel = (*pixel[:axis].tolist(), depth, *pixel[axis:].tolist())
-                found.setdefault(int(components[voxel]), set()).add(voxel)
-    return {label: np.array(sorted(voxels), np.int64) for label, voxels in found.items()}
-
-
-def _central_pixels(
-    plane: NDArray[np.uint32], pixel_size_nm: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """(P, 2) for each patch, the pixel furthest from its rim.
-
-    Of several, the one nearest to their mean, then the first in C order.
-    """
-    pixels = np.argwhere(plane)
-    if not len(pixels):
-        return np.zeros((0, 2), np.int64)
-    patches = np.asarray(cc3d.connected_components(plane, connectivity=8)).reshape(plane.shape)
-    # A rim of background: a patch ends at the edge of the plane as well.
-    depth = edt.edt(np.pad(patches, 1), anisotropy=tuple(pixel_size_nm))[1:-1, 1:-1]
-    patch, deep = patches[tuple(pixels.T)].astype(np.int64), depth[tuple(pixels.T)]
-    deepest = np.zeros(patch.max() + 1, deep.dtype)
-    np.maximum.at(deepest, patch, deep)
-    inner = deep == deepest[patch]
-    patch, pixels = patch[inner], pixels[inner]
-    place = pixels * pixel_size_nm
-    count = np.maximum(np.bincount(patch), 1)
-    mean = np.stack([np.bincount(patch, place[:, k]) / count for k in range(2)], axis=1)
-    away = np.round(((place - mean[patch]) ** 2).sum(axis=1), 3)
-    order = np.lexsort((np.arange(len(patch)), away, patch))
-    return pixels[order[np.append(True, np.diff(patch[order]) != 0)]]
-
-
-def _drop_small(
-    components: NDArray[np.uint32],
-    counts: NDArray[np.integer],
-    min_voxels: int,
-    targets: dict[int, NDArray[np.int64]],
-) -> None:
-    """Clear components of fewer voxels, in place, unless they touch a face."""
-    kept = np.arange(len(counts), dtype=np.uint32)
-    small = counts < min_voxels
-    small[list(targets)] = False
-    if small[1:].any():
-        kept[small] = 0
-        components[...] = kept[components]
-
-
-def _trace(
-    components: NDArray[np.uint32],
-    targets: dict[int, NDArray[np.int64]],
-    voxel_size_nm: VoxelSize,
-    settings: SkeletonSettings,
-) -> dict[int, _Trace]:
-    import kimimaro  # takes half a second, and most stages do without
-
-    # kimimaro works on Fortran order: transposed, a C array need not be turned (half of the time).
-    found = kimimaro.skeletonize(
-        components.T,
-        teasar_params={
-            "scale": settings.scale,
-            "const": const_nm(settings, voxel_size_nm),
-            "pdrf_scale": settings.centring_weight,
-            "pdrf_exponent": settings.centring_exponent,
-            "soma_detection_threshold": settings.soma_detection_nm,
-            "soma_acceptance_threshold": settings.soma_acceptance_nm,
-            "soma_invalidation_scale": settings.soma_scale,
-            "soma_invalidation_const": settings.soma_const_nm,
-        },
-        anisotropy=voxel_size_nm[::-1],
-        dust_threshold=0,
-        # Its own border targets fail on planes one voxel wide.
-        fix_borders=False,
-        extra_targets_before=[tuple(v[::-1]) for rows in targets.values() for v in rows.tolist()],
-        progress=False,
-        parallel=1,
-    )
-    size = np.asarray(voxel_size_nm)
-    traces = {}
-    for component, skeleton in found.items():
-        nodes = np.rint(skeleton.vertices[:, ::-1] / size).astype(np.int64)
-        if len(nodes):
-            edges = skeleton.edges.astype(np.int64)
-            traces[int(component)] = (nodes, edges, skeleton.radii.astype(np.float64))
-    return traces
-
-
-def _single_node(
-    inside: NDArray[np.bool_], low: NDArray[np.int64], voxel_size_nm: VoxelSize
-) -> _Trace:
-    """The voxel nearest the centroid; ties go to the first in C order."""
-    voxels = np.argwhere(inside)
-    distance = (((voxels - voxels.mean(axis=0)) * voxel_size_nm) ** 2).sum(axis=1)
-    node = voxels[[int(np.argmin(distance))]] + low
-    return node, np.zeros((0, 2), np.int64), np.array([min(voxel_size_nm)])
-
-
-def _reach_targets(
-    trace: _Trace, targets: NDArray[np.int64] | None, voxel_size_nm: VoxelSize
-) -> _Trace:
-    """Tie each patch centre that is no node yet to the nearest node."""
-    nodes, edges, radii = trace
-    for target in targets if targets is not None else ():
-        squares = (((nodes - target) * voxel_size_nm) ** 2).sum(axis=1)
-        nearest = int(np.argmin(squares))
-        if squares[nearest] > 0:
-            edges = np.vstack([edges, [nearest, len(nodes)]])
-            nodes = np.vstack([nodes, target])
-            # The distance to the surface falls by no more than the way that one goes.
-            least = radii[nearest] - np.sqrt(squares[nearest])
-            radii = np.append(radii, max(least, min(voxel_size_nm)))
-    return nodes, edges, radii
+    def trace(self, part: Component) -> tuple[int, Trace]:
+        """Label and skeleton of a component."""
+        if part.count == 1:
+            return part.label, single_node(part.low, self.voxel_size_nm)
+        mask = part.mask()
+        distance = distance_inside(part, self.shape, self.voxel_size_nm)
+        limited = part.count > self.most
+        trace, kind = trace_component(
+            part,
+            self.targets.get(part.number, np.zeros((0, 3), np.int64)),
+            mask,
+            distance,
+            limited=limited,
+            voxel_size_nm=self.voxel_size_nm,
+            settings=self.settings,
+        )
+        self.counts["tangled"] += kind == "tangled"
+        self.counts["limited"] += limited
+        self.counts["limited_voxels"] += part.count * limited
+        # A ring shows as fewer components and cavities than tunnels.
+        if self.settings.keep_loops and not limited and euler_of_component(part, mask) < 1:
+            body = body_of(part, mask, distance, self.voxel_size_nm)
+            trace, loops = close_loops(part, body, trace, self.voxel_size_nm, self.settings)
+            self.counts["loops"] += loops
+        return part.label, trace
 
 
 def _as_pieces(
-    trace: _Trace, labels: NDArray[np.uint64], origin: Triple, voxel_size_nm: VoxelSize
+    traced: Sequence[tuple[int, Trace]],
+    shape: tuple[int, ...],
+    origin: Triple,
+    voxel_size_nm: VoxelSize,
+    soma_mask: NDArray[np.bool_] | None,
 ) -> SkeletonPieces:
-    nodes, edges, radii = trace
-    to_faces = np.minimum(nodes, np.asarray(labels.shape) - 1 - nodes) * voxel_size_nm
+    if not traced:
+        return SkeletonPieces.concatenate([])
+    sizes = [len(trace.nodes) for _, trace in traced]
+    starts = np.cumsum([0, *sizes[:-1]])
+    nodes = np.concatenate([trace.nodes for _, trace in traced])
+    edges = [trace.edges + start for (_, trace), start in zip(traced, starts, strict=True)]
+    to_faces = np.minimum(nodes, np.asarray(shape) - 1 - nodes) * voxel_size_nm
+    soma = np.zeros(len(nodes), np.bool_) if soma_mask is None else soma_mask[tuple(nodes.T)]
     return SkeletonPieces(
-        segment=labels[tuple(nodes.T)],
+        segment=np.repeat(np.array([label for label, _ in traced], np.uint64), sizes),
         nodes=nodes + np.asarray(origin) + 0.5,
-        edges=edges,
-        radius_nm=radii,
+        edges=np.concatenate(edges),
+        radius_nm=np.concatenate([trace.radii_nm for _, trace in traced]),
         face_nm=to_faces.min(axis=1),
+        soma=soma,
     )

@@ -161,6 +161,7 @@ class ScoreFacts:
             metrics.json. Values may be None.
         run_intervals, baseline_intervals: key of a metric to the bounds of its 95 % interval.
         scored_on, trained_on: which data, in words.
+        renamed: what became of the labels before they were scored, in words; empty: nothing.
     """
 
     run: Mapping[str, Any]
@@ -170,6 +171,7 @@ class ScoreFacts:
     baseline_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     scored_on: str = ""
     trained_on: str = ""
+    renamed: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,8 @@ class ReportData:
         sites: where the segmentation is wrong.
         foreground_share: (Z, Y, X) share of foreground in each block, NaN where not known.
         warnings: what seems wrong with the run, in full sentences.
+        evaluation: nothing was reconstructed, a given segmentation was scored: what belongs to a
+            reconstruction is left out, instead of being said to be missing.
     """
 
     name: str
@@ -311,3 +315,4 @@ class ReportData:
     segments: SegmentFacts | None = None
     outputs: Sequence[OutputFile] = ()
     warnings: Sequence[str] = ()
+    evaluation: bool = False

@@ -26,7 +26,23 @@ _ERRORS = {
         "splits)."
     ),
 }
+# The same where the segmentation is given, and nothing is known of how it was made.
+_GIVEN = {
+    "pct_omit": (
+        "of the tracings' edges lie on background: neurites are missing. The omissions among the "
+        "sites say where; a whole tree without a segment was not found at all."
+    ),
+    "pct_split": (
+        "of the tracings' edges join two segments: neurites are cut. The splits among the sites "
+        "say where, those that cost most cable first."
+    ),
+    "pct_merged": (
+        "of the tracings' edges lie in segments that hold more than one neuron. The merges among "
+        "the sites say which segments, and where the neurons come closest."
+    ),
+}
 _SMALL_PERCENT = 1.0
+_OUTSIDE = "Check their unit, offset and the direction of each axis before trusting the scores."
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ def next_steps(data: ReportData) -> list[NextStep]:
     steps = [NextStep(warning, urgent=True) for warning in data.warnings]
     steps += _unfinished(data)
     if data.scores is not None:
-        steps += _from_scores(data.scores)
+        steps += _from_scores(data.scores, data)
     elif data.label_scores is None and (data.segments is not None or data.stages):
         text = (
             "Nothing was scored. With SWC tracings of a few neurons, or dense labels of a box, "
@@ -69,14 +85,14 @@ def _unfinished(data: ReportData) -> Iterator[NextStep]:
         yield NextStep(text, data.commands.get("resume", ""), urgent=True)
 
 
-def _from_scores(scores: ScoreFacts) -> Iterator[NextStep]:
+def _from_scores(scores: ScoreFacts, data: ReportData) -> Iterator[NextStep]:
     run = overall(scores.run)
     outside, edges = number(run.get("out_of_bounds_nodes")), number(run.get("edges"))
     if outside and edges and outside > 0.02 * edges:
-        text = (
-            f"{decimal(outside)} nodes of the tracings lie outside of the volume. Check their "
-            "unit, offset and the direction of each axis before trusting the scores."
-        )
+        # A warning of the run may have said so already.
+        told = any("nodes of the tracings lie outside" in warning for warning in data.warnings)
+        what = "So many" if told else decimal(outside)
+        text = f"{what} nodes of the tracings lie outside of the volume. {_OUTSIDE}"
         yield NextStep(text, urgent=True)
     before = number(overall(scores.baseline).get("nerl"))
     now = number(run.get("nerl"))
@@ -89,7 +105,8 @@ def _from_scores(scores: ScoreFacts) -> Iterator[NextStep]:
     shares = {key: number(run.get(key)) or 0.0 for key in _ERRORS}
     worst = max(shares, key=lambda key: shares[key])
     if shares[worst] >= _SMALL_PERCENT:
-        yield NextStep(f"{decimal(shares[worst], 1)} % {_ERRORS[worst]}")
+        advice = _GIVEN if data.evaluation else _ERRORS
+        yield NextStep(f"{decimal(shares[worst], 1)} % {advice[worst]}")
 
 
 def _from_threshold(facts: ThresholdFacts) -> Iterator[NextStep]:

@@ -78,28 +78,43 @@ def render_report(data: ReportData) -> str:
 def _tiles(data: ReportData) -> Iterator[dict[str, str]]:
     """The figures that answer the first questions: how many, how good, how long."""
     count = data.neurons
-    if count is not None:
+    if data.evaluation:
+        yield _tracings_tile(data.scores)
+    elif count is not None:
         yield {"name": "neurons", "value": decimal(count), "note": _segment_note(data.segments)}
     elif data.segments is not None:
         yield {"name": "segments", "value": decimal(len(data.segments.sizes)), "note": ""}
     else:
         yield {"name": "neurons", "value": MISSING, "note": "not counted"}
-    yield _score_tile(data.scores, "nerl", "normalized ERL", 3)
-    yield _score_tile(data.scores, "edge_accuracy", "edge accuracy, %", 1)
-    voxels = math.prod(data.source.shape) if data.source else None
+    yield _score_tile(data, "nerl", "normalized ERL", 3)
+    yield _score_tile(data, "edge_accuracy", "edge accuracy, %", 1)
+    # An evaluation reads a small part of the voxels.
+    voxels = math.prod(data.source.shape) if data.source and not data.evaluation else None
     rate = f"{short(voxels / data.wall_seconds)} voxels/s" if voxels and data.wall_seconds else ""
     yield {"name": "compute time", "value": duration(data.wall_seconds), "note": rate}
+
+
+def _tracings_tile(scores: ScoreFacts | None) -> dict[str, str]:
+    if scores is None:
+        return {"name": "tracings", "value": MISSING, "note": "no tracings scored"}
+    edges = decimal(number(overall(scores.run).get("edges")))
+    count = decimal(len(scores.run.get("per_skeleton") or {}))
+    return {"name": "tracings", "value": count, "note": f"{edges} edges"}
 
 
 def _segment_note(segments: SegmentFacts | None) -> str:
     return f"{decimal(len(segments.sizes))} segments" if segments else ""
 
 
-def _score_tile(scores: ScoreFacts | None, key: str, name: str, digits: int) -> dict[str, str]:
+def _score_tile(data: ReportData, key: str, name: str, digits: int) -> dict[str, str]:
+    scores = data.scores
     if scores is None:
         return {"name": name, "value": MISSING, "note": "no tracings scored"}
     value = number(overall(scores.run).get(key))
-    note = "no baseline"
+    low, high = scores.run_intervals.get(key, (None, None))
+    note = "" if data.evaluation else "no baseline"
+    if low is not None and data.evaluation:
+        note = f"95 %: {decimal(low, digits)} to {decimal(high, digits)}"
     if scores.baseline is not None:
         note = f"{scores.baseline_name} {decimal(overall(scores.baseline).get(key), digits)}"
     return {"name": name, "value": decimal(value, digits), "note": note}

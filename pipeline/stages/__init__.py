@@ -21,7 +21,10 @@ from pipeline.stages.project import PROJECT
 from pipeline.stages.proofread import EXPORT, PROOFREAD
 from pipeline.stages.relabel import RELABEL
 from pipeline.stages.sites import SITES
-from pipeline.stages.skeletonize import JOIN, SKELETONIZE
+from pipeline.stages.skeleton_files import SKELETON_FILES
+from pipeline.stages.skeleton_fuse import FRAGMENT_JOIN, FUSE, SCATTER, SCATTER_INDEX
+from pipeline.stages.skeleton_join import JOIN
+from pipeline.stages.skeletonize import SKELETON_INDEX, SKELETONIZE
 from pipeline.stages.stitch import STITCH
 from pipeline.stages.targets import TARGETS
 from pipeline.stages.train import TRAIN
@@ -60,6 +63,14 @@ def _segments(config: RunConfig) -> bool:
 
 def _labelled(config: RunConfig) -> bool:
     return config.input.segments is not None or _segments(config)
+
+
+def _fuses(config: RunConfig) -> bool:
+    return _labelled(config) and config.skeletonize.level == "fragments"
+
+
+def _joins_segments(config: RunConfig) -> bool:
+    return _labelled(config) and not _fuses(config)
 
 
 def _scores(config: RunConfig) -> bool:
@@ -107,7 +118,12 @@ _TABLE: tuple[tuple[Stage, Callable[[RunConfig], bool]], ...] = (
     (COLLECT, _segments),
     (RELABEL, _segments),
     (SKELETONIZE, _labelled),
-    (JOIN, _labelled),
+    (SKELETON_INDEX, _labelled),
+    (JOIN, _joins_segments),
+    (FRAGMENT_JOIN, _fuses),
+    (SCATTER, _fuses),
+    (SCATTER_INDEX, _fuses),
+    (FUSE, _fuses),
     (NODE_LABELS, _scores),
     (LABEL_PLACEMENT, _given_and_scored),
     (BASELINE, _baselines),
@@ -118,6 +134,7 @@ _TABLE: tuple[tuple[Stage, Callable[[RunConfig], bool]], ...] = (
     (SITES, _scores),
     (CURVES, _draws_curves),
     (EXPORT, _labelled),
+    (SKELETON_FILES, _labelled),
     (PROOFREAD, _labelled),
     (PROJECT, _labelled),
 )

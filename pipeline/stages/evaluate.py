@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.bootstrap import bootstrap_intervals
 from pipeline.arrays.fragments import LOWER, UPPER, extract_fragments
-from pipeline.arrays.metrics import Scores
+from pipeline.arrays.metrics import perfect_overall
 from pipeline.arrays.relabel import apply_lookup
 from pipeline.arrays.stitch import joined_pairs, resolve
 from pipeline.arrays.threshold import mask_affinities
@@ -37,12 +37,12 @@ from pipeline.stages.node_labels import (
 )
 from pipeline.stages.renaming import Renaming, check_renaming
 from pipeline.stages.run import Run
-from pipeline.stages.tracing_scores import TracingScores, scoring_parameters, tracing_scores
+from pipeline.stages.tracing_scores import scoring_parameters, tracing_scores
 from pipeline.stages.truth import (
     check_truth,
     describe_placement,
+    located_parameters,
     outside_volume,
-    truth_parameters,
 )
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.parquet import write_parquet
@@ -79,10 +79,10 @@ def _grid(run: Run) -> BlockGrid:
 
 NODE_LABELS = Stage(
     name="node_labels",
-    version=2,
+    version=3,
     reads=("segments", "source_skeletons"),
     writes=("node_labels",),
-    parameters=truth_parameters,
+    parameters=located_parameters,
     grid=_grid,
     create=lambda run: run.path("node_labels").mkdir(parents=True),
     check=_check,
@@ -133,12 +133,12 @@ def _create_baseline(run: Run) -> None:
 
 BASELINE = Stage(
     name="baseline",
-    version=2,
+    version=3,
     reads=("image", "statistics", "source_skeletons"),
     optional=("tuning",),
     writes=("baseline", "baseline_faces"),
     parameters=lambda run: {
-        **truth_parameters(run),
+        **located_parameters(run),
         "threshold": run.config.evaluate.baseline_threshold,
     },
     grid=_baseline_grid,
@@ -163,17 +163,6 @@ def _stitched_baseline(run: Run) -> NDArray[np.uint64]:
     return apply_lookup(gather_node_labels("baseline", run), *united)
 
 
-def _perfect(found: TracingScores, run: Run) -> Scores:
-    """The scores of a segmentation without errors.
-
-    Its ERL is that of the tracings: where the region to score cuts one into several trees, even a
-    perfect segmentation has a normalized ERL below 1.
-    """
-    counts = [len(s.nodes) for s in found.truth]
-    own = np.arange(1, len(counts) + 1, dtype=np.uint64)
-    return found.of_labels(np.repeat(own, counts), run)
-
-
 def _evaluate(_block: Block, run: Run) -> BlockResult:
     found = tracing_scores(run)
     result = found.scores.as_json()
@@ -196,7 +185,8 @@ def _evaluate(_block: Block, run: Run) -> BlockResult:
         scores = found.scores
         drawn = bootstrap_intervals(names, scores.sums, scores.merges, n_resamples=resamples)
         result["intervals"] = drawn.as_json()
-    result["ceiling"] = {"overall": _perfect(found, run).as_json()["overall"]}
+    # Where the region to score cuts a tracing into trees, even no error leaves an nERL below 1.
+    result["ceiling"] = {"overall": perfect_overall(found.forests, found.outside)}
     if run.config.evaluate.baseline and run.config.input.image is not None:
         plain = found.of_labels(_stitched_baseline(run), run).as_json()
         result["baseline"] = {

@@ -1,8 +1,10 @@
 """Labels at the nodes of the tracings: which block reads which chunk, and the tables they leave.
 
-The nodes of all tracings are laid end to end, in the order of the tracings' names, and numbered. A
-block reads those chunks of the labels that hold a node, each once; chunks without nodes are never
-read. Tables of blocks hold disjoint nodes, so together they are the same for every blocking.
+The nodes of all tracings in the region to score are laid end to end, in the order of the tracings'
+names, and numbered; what becomes of those outside the volume is decided when labels are gathered. A
+block reads those chunks of the labels that hold a node, each once, several at a time; chunks
+without nodes are never read. Tables of blocks hold disjoint nodes, so together they are the same
+for every blocking.
 """
 
 from __future__ import annotations
@@ -14,53 +16,51 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
-from pipeline.geometry import Block, BlockGrid, Triple, triple
+from pipeline.arrays.cells import nodes_by_cell, order_by_cell
+from pipeline.arrays.skeleton_nodes import take_labels
+from pipeline.geometry import Block, BlockGrid, Roi, Triple, triple
 from pipeline.stages.base import BlockResult
 from pipeline.stages.block_tables import holding_blocks
 from pipeline.stages.run import Run
-from pipeline.stages.truth import scored_truth
+from pipeline.stages.truth import located_truth, scored_nodes, scored_truth
 from pipeline.storage.chunks import chunk_shape
-from pipeline.storage.source import open_source, read_labels
+from pipeline.storage.source import open_source, read_labels, reading_threads
 from pipeline.storage.tables import read_table, write_table
+from pipeline.threads import map_threads
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
-    """Every node of the tracings that lies inside the volume.
+    """Every node of the tracings that lies inside the volume, in the order of the blocks.
 
     Attributes:
-        number: (N,) int64, the node's number.
+        number: (N,) int64, the node's number; rising in a block.
         voxels: (N, 3) int64, z, y, x.
-        by_block: rows of the nodes in each block of a grid that holds any.
+        by_block: where the nodes of each block of a grid are that holds any.
     """
 
     number: Rows
     voxels: Rows
-    by_block: dict[int, Rows]
+    by_block: dict[int, slice]
 
 
 def rows_by_block(voxels: Rows, grid: BlockGrid) -> dict[int, Rows]:
     """The rows of the voxels (N, 3) in each block; blocks without any are not there."""
-    position = (voxels - grid.volume.offset) // grid.block_shape
-    index = np.ravel_multi_index(tuple(position.T), grid.cells)
-    order = np.argsort(index, kind="stable")
-    first = np.flatnonzero(np.diff(index[order], prepend=-1))
-    return dict(zip(index[order][first].tolist(), np.split(order, first[1:]), strict=False))
+    order, cells = order_by_cell(voxels, grid)
+    return {index: order[rows] for index, rows in cells.ranges().items()}
 
 
 def nodes_by_block(run: Run, grid: BlockGrid) -> Nodes:
-    """The nodes to score, by the blocks of a grid; kept in memory."""
+    """The nodes to label, by the blocks of a grid; kept in memory."""
     return _nodes_by_block(run, run.truth_stamp, run.token, grid)
 
 
 @lru_cache(maxsize=2)
 def _nodes_by_block(run: Run, _stamp: str, _token: str, grid: BlockGrid) -> Nodes:
-    voxels = np.concatenate([node_voxels(skeleton) for skeleton in scored_truth(run)])
-    number = np.flatnonzero(inside_roi(voxels, run.roi))
-    return Nodes(number, voxels[number], rows_by_block(voxels[number], grid))
+    number, voxels, cells = nodes_by_cell(located_truth(run), grid)
+    return Nodes(number, voxels, cells.ranges())
 
 
 def chunk_grid(path: Path, shape: Triple, extent: Triple) -> BlockGrid:
@@ -82,15 +82,27 @@ def read_node_labels(
     nodes = nodes_by_block(run, grid)
     rows = nodes.by_block[block.index]
     voxels = nodes.voxels[rows]
-    chunks = BlockGrid.over(open_source(source).shape, chunk_shape(source))
-    labels = np.zeros(len(rows), np.uint64)
+    chunks = _chunks_of(source, block)
+    labels = np.zeros(len(voxels), np.uint64)
     by_chunk = rows_by_block(voxels, chunks)
-    for index, here in by_chunk.items():
+
+    def read(index: int) -> None:
         box = chunks[index].write
-        z, y, x = (voxels[here] - box.offset).T
-        labels[here] = read_labels(source, box)[z, y, x]
+        take_labels(read_labels(source, box), box.offset, voxels, by_chunk[index], labels)
+
+    # A thread holds one chunk at a time, and writes no label that another writes.
+    map_threads(read, list(by_chunk), reading_threads(source))
     _write(artifact, block, nodes.number[rows], labels, run)
-    return BlockResult(stats={"nodes": len(rows), "chunks": len(by_chunk)})
+    return BlockResult(stats={"nodes": len(labels), "chunks": len(by_chunk)})
+
+
+def _chunks_of(source: Path, block: Block) -> BlockGrid:
+    """The chunks of the volume at a path that a block touches."""
+    shape, chunk = open_source(source).shape, chunk_shape(source)
+    begin = tuple(b // c * c for b, c in zip(block.write.offset, chunk, strict=True))
+    ends = zip(block.write.end, chunk, shape, strict=True)
+    end = tuple(min(-(-e // c) * c, n) for e, c, n in ends)
+    return BlockGrid(Roi.between(triple(begin), triple(end)), chunk)
 
 
 def keep_node_labels(
@@ -98,7 +110,7 @@ def keep_node_labels(
 ) -> None:
     """Keep labels (block.write.shape) that are in memory at the nodes of a block."""
     nodes = nodes_by_block(run, grid)
-    rows = nodes.by_block.get(block.index, np.zeros(0, np.int64))
+    rows = nodes.by_block.get(block.index, slice(0))
     z, y, x = (nodes.voxels[rows] - block.write.offset).T
     _write(artifact, block, nodes.number[rows], labels[z, y, x], run)
 
@@ -108,19 +120,20 @@ def _write(artifact: str, block: Block, number: Rows, labels: NDArray[np.uint64]
 
 
 def gather_node_labels(artifact: str, run: Run) -> NDArray[np.uint64]:
-    """The label of every node, by its number; nodes outside the volume have 0.
+    """The label of every node that is scored, in their order; those outside the volume have 0.
 
     Raises:
         StageError: the stage of the artifact's name is not complete.
     """
-    labels = np.zeros(sum(len(s.nodes) for s in scored_truth(run)), np.uint64)
+    scored = scored_nodes(run)
+    labels = np.zeros(sum(len(s.nodes) for s in located_truth(run)), np.uint64)
     for index in sorted(holding_blocks(run, artifact)):
         rows = read_table(run.block_file(artifact, index))
         labels[rows["node"]] = rows["label"]
-    return labels
+    return labels if scored is None else labels[scored]
 
 
 def by_tracing(labels: NDArray[np.uint64], run: Run) -> list[NDArray[np.uint64]]:
-    """Labels by number as those of each tracing."""
+    """Labels of the scored nodes as those of each tracing that is scored."""
     ends = np.cumsum([len(s.nodes) for s in scored_truth(run)])
     return np.split(labels, ends[:-1])

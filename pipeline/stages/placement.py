@@ -70,7 +70,7 @@ def _check(run: Run) -> None:
 
 PLACEMENT = Stage(
     name="placement",
-    version=1,
+    version=2,
     reads=("image", "statistics", "source_skeletons"),
     writes=("placement",),
     parameters=lambda run: {

@@ -19,8 +19,8 @@ from pipeline.report.projections import (
 from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.fragments import read_affinities
 from pipeline.stages.relabel import output_grid
+from pipeline.stages.renamed_segments import read_segments, renaming_of_segments
 from pipeline.stages.run import Run
-from pipeline.storage.source import read_labels
 from pipeline.storage.tables import read_arrays, write_arrays
 
 _NAMES = ("image", "affinities", "segments")
@@ -45,7 +45,7 @@ def available(run: Run) -> tuple[str, ...]:
 
 def _project(block: Block, run: Run) -> BlockResult:
     grid, shown = projection_grid(run), available(run)
-    labels = read_labels(run.path("segments"), block.write)
+    labels = read_segments(run, block.write)
     # Without an image every voxel is equally bright, and the largest label wins.
     image = np.zeros(block.write.shape, np.uint8)
     parts: dict[str, NDArray[Any]] = {}
@@ -98,9 +98,9 @@ PROJECT = Stage(
     name="project",
     version=1,
     reads=("segments",),
-    optional=("image", "affinities"),
+    optional=("image", "affinities", "segment_lookup"),
     writes=("projections",),
-    parameters=lambda run: {"voxel_size_nm": run.voxel_size_nm},
+    parameters=lambda run: {"voxel_size_nm": run.voxel_size_nm, **renaming_of_segments(run)},
     grid=output_grid,
     create=lambda run: run.path("projections").mkdir(parents=True),
     process=_project,

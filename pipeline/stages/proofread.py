@@ -1,29 +1,21 @@
 """Proofread: what a person needs to look at the segments.
 
 1. `export` writes the segmentation as precomputed chunks with coarser levels, blockwise.
-2. `proofread` adds the skeletons (precomputed and SWC), a table of segments, and the state that
-   opens all of it in Neuroglancer.
+2. `skeleton_files` adds the skeletons, precomputed and SWC, by buckets of segments.
+3. `proofread` adds a table of segments, and the state that opens all of it in Neuroglancer.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.arrays.pyramid import level_factors
-from pipeline.arrays.skeleton import Skeleton
 from pipeline.geometry import Block, BlockGrid, Roi, Triple, triple
 from pipeline.stages.base import BlockResult, Stage, one_block
+from pipeline.stages.renamed_segments import read_segments, renaming_of_segments
 from pipeline.stages.run import Run
-from pipeline.stages.skeletonize import read_joined
+from pipeline.stages.skeleton_join import joined_buckets, rows_file, skeleton_rows
 from pipeline.storage.atomic import write_text
-from pipeline.storage.precomputed_skeletons import write_segment_properties, write_skeletons
-from pipeline.storage.source import read_labels
-from pipeline.storage.swc import write_swc
+from pipeline.storage.precomputed_skeletons import write_segment_properties
+from pipeline.storage.skeleton_table import write_segment_table
 from pipeline.storage.volume import level_shape
 
 
@@ -55,7 +47,7 @@ def _create_export(run: Run) -> None:
 def _export(block: Block, run: Run) -> BlockResult:
     from pipeline.storage.precomputed import downsample_region, write_region
 
-    labels = read_labels(run.path("segments"), block.write)
+    labels = read_segments(run, block.write)
     if not labels.any():
         return BlockResult("empty")
     target = run.path("precomputed")
@@ -71,8 +63,10 @@ EXPORT = Stage(
     name="export",
     version=1,
     reads=("segments",),
+    optional=("segment_lookup",),
     writes=("precomputed",),
     parameters=lambda run: {
+        **renaming_of_segments(run),
         "levels": run.config.proofread.levels,
         "chunk": run.config.chunk,
         "voxel_size_nm": run.voxel_size_nm,
@@ -87,68 +81,24 @@ def _proofread(_block: Block, run: Run) -> BlockResult:
     from pipeline.stages.viewing import write_viewer_state
     from pipeline.storage.precomputed import link
 
-    skeletons, size = read_joined(run), run.voxel_size_nm
-    write_skeletons(run.path("skeleton_layer"), skeletons, size)
-    segments = np.array(list(skeletons), np.uint64)
-    table = segment_table(skeletons, run)
+    parts = [rows_file(run, bucket) for bucket in joined_buckets(run)]
+    count = write_segment_table(run.path("segment_table"), run.path("segment_table_parquet"), parts)
+    table = skeleton_rows(run)
     properties = {
         "cable_um": ("cable, micrometres", table["cable_nm"] / 1000),
         "branch_points": ("branch points", table["branch_points"]),
         "tips": ("tips", table["tips"]),
         "components": ("separate pieces", table["components"]),
+        "loops": ("loops", table["loops"]),
     }
-    write_segment_properties(run.path("segment_properties"), segments, properties)
+    write_segment_properties(run.path("segment_properties"), table["segment"], properties)
     link(run.path("precomputed"), skeletons="skeletons", properties="segment_properties")
-    for segment, skeleton in skeletons.items():
-        write_swc(
-            run.path("swc") / f"{segment}.swc",
-            skeleton,
-            voxel_size_nm=size,
-            unit=run.config.proofread.swc_unit,
-            header=(f"segment {segment}", f"unit {run.config.proofread.swc_unit}"),
-        )
-    write_text(run.path("segment_table"), _as_csv(segments, table))
-    write_viewer_state(run, skeletons)
-    return BlockResult(stats={"skeletons": len(skeletons)})
-
-
-def segment_table(skeletons: dict[int, Skeleton], run: Run) -> dict[str, NDArray[Any]]:
-    """Per segment: nodes, cable, branch points, tips, components and its box of voxels."""
-    rows = [_row(skeleton, run) for skeleton in skeletons.values()]
-    names = ("nodes", "cable_nm", "branch_points", "tips", "components")
-    columns = {name: np.array([row[name] for row in rows]) for name in names}
-    for side in ("begin", "end"):
-        corners = np.array([row[side] for row in rows]).reshape(-1, 3)
-        columns |= {f"{side}_{'zyx'[axis]}": corners[:, axis] for axis in range(3)}
-    return columns
-
-
-def _row(skeleton: Skeleton, run: Run) -> dict[str, Any]:
-    degree = np.bincount(skeleton.edges.reshape(-1), minlength=len(skeleton.nodes))
-    voxels = np.floor(skeleton.nodes).astype(np.int64)
-    return {
-        "nodes": len(skeleton.nodes),
-        "cable_nm": float(skeleton.edge_lengths_nm(run.voxel_size_nm).sum()),
-        "branch_points": int((degree > 2).sum()),
-        "tips": int((degree == 1).sum()),
-        # A forest has as many trees as nodes beyond its edges.
-        "components": len(skeleton.nodes) - len(skeleton.edges),
-        "begin": voxels.min(axis=0),
-        "end": voxels.max(axis=0) + 1,
-    }
-
-
-def _as_csv(segments: NDArray[np.uint64], table: dict[str, NDArray[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["segment", *table])
-    for index, segment in enumerate(segments):
-        writer.writerow([segment, *(column[index] for column in table.values())])
-    return text.getvalue()
+    write_viewer_state(run)
+    return BlockResult(stats={"skeletons": count})
 
 
 def _create_proofread(run: Run) -> None:
-    for name in ("skeleton_layer", "segment_properties", "truth_layer", "swc"):
+    for name in ("segment_properties", "truth_layer"):
         run.path(name).mkdir(parents=True)
     for name in ("segment_table", "viewer_state"):
         write_text(run.path(name), "")
@@ -156,21 +106,19 @@ def _create_proofread(run: Run) -> None:
 
 PROOFREAD = Stage(
     name="proofread",
-    version=2,
-    reads=("skeletons", "precomputed"),
+    version=3,
+    reads=("skeletons", "skeleton_rows", "skeleton_layer", "precomputed"),
     optional=("image", "statistics", "source_skeletons", "sites"),
     writes=(
-        "skeleton_layer",
         "segment_properties",
         "truth_layer",
-        "swc",
         "segment_table",
+        "segment_table_parquet",
         "viewer_state",
     ),
     within=("precomputed",),
     parameters=lambda run: {
         "voxel_size_nm": run.voxel_size_nm,
-        "swc_unit": run.config.proofread.swc_unit,
         "swc": run.config.input.swc.model_dump(),
     },
     grid=one_block,

@@ -32,7 +32,8 @@ class Renaming:
     Attributes:
         lookup: fragment to segment, or None.
         missing: what becomes of labels that the lookup does not name: "keep", "zero" or "raise".
-        excluded: (E,) uint64, ascending: segments that count as background; None: not asked for.
+        excluded: (E,) uint64, ascending, without 0, which is background anyway: segments that count
+            as background; None: not asked for.
     """
 
     lookup: SparseMap | None = None
@@ -59,21 +60,27 @@ class Renaming:
         Raises:
             InputError: the lookup lacks one of them, and that is to be refused.
         """
-        if self.lookup is not None:
-            absent = self.absent(labels)
-            if len(absent) and self.missing == "raise":
-                raise InputError(
-                    f"the lookup lacks {len(absent)} labels of the segmentation, the first "
-                    f"{absent[:_NAMED].tolist()}: give one that names all, or say what becomes of "
-                    "the others (evaluate.lookup_missing, --lookup-missing keep or zero)"
-                )
-            renamed = apply_lookup(labels, *self.lookup)
-            if len(absent) and self.missing == "zero":
-                renamed[among(labels, absent)] = 0
-            labels = renamed
+        labels = self._looked_up(labels)
         if self.excluded is None:
             return labels
         return np.where(among(labels, self.excluded), np.uint64(0), labels)
+
+    def _looked_up(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        if self.lookup is None:
+            return labels
+        renamed = apply_lookup(labels, *self.lookup)
+        if self.missing == "keep":
+            return renamed
+        unnamed = (labels != 0) & ~among(labels, self.lookup[0])
+        if self.missing == "raise" and unnamed.any():
+            absent = distinct(labels[unnamed])
+            raise InputError(
+                f"the lookup lacks {len(absent)} labels of the segmentation, the first "
+                f"{absent[:_NAMED].tolist()}: give one that names all, or say what becomes of "
+                "the others (evaluate.lookup_missing, --lookup-missing keep or zero)"
+            )
+        renamed[unnamed] = 0
+        return renamed
 
     def absent(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The distinct labels, ascending and not 0, that the lookup does not name."""
@@ -93,10 +100,9 @@ class Renaming:
         """
         words = {}
         if self.lookup is not None:
-            fate = {"keep": "keep their id", "zero": "count as background", "raise": "are refused"}
             words["lookup"] = (
                 f"labels renamed by a lookup of {len(self.lookup[0])} rows; "
-                f"{missing} labels that it does not name {fate[self.missing]}"
+                f"{missing} labels that it does not name {self._fate(labels, missing)}"
             )
         if self.excluded is not None:
             hit = int(among(self._looked_up(labels), self.excluded).sum())
@@ -105,8 +111,15 @@ class Renaming:
             )
         return words
 
-    def _looked_up(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        return Renaming(self.lookup, self.missing).apply(labels)
+    def _fate(self, labels: NDArray[np.uint64], missing: int) -> str:
+        """What becomes of the labels that the lookup does not name."""
+        if self.missing != "keep":
+            return {"zero": "count as background", "raise": "are refused"}[self.missing]
+        if not missing or self.excluded is None:
+            return "keep their id"
+        # Of one that is excluded it would be wrong to say that it keeps its id.
+        excluded = int(among(self.absent(labels), self.excluded).sum())
+        return "keep their id" + (f", {excluded} of them being excluded" if excluded else "")
 
 
 def renaming_parameters(run: Run) -> dict[str, Any]:
@@ -136,4 +149,6 @@ def _lookup(path: Path, _mtime_ns: int) -> SparseMap:
 
 @lru_cache(maxsize=2)
 def _ids(path: Path, _mtime_ns: int) -> NDArray[np.uint64]:
-    return read_ids(path)
+    ids = read_ids(path)
+    # Background is no segment: neither its nodes nor those of labels set to 0 count as excluded.
+    return ids[ids != 0]

@@ -56,7 +56,12 @@ ARTIFACTS = {
     "segments": "segments.zarr",
     "segment_counts": "scratch/segment_counts",
     "skeleton_pieces": "scratch/skeleton_pieces",
+    "skeleton_index": "scratch/skeleton_index",
+    "fragment_skeletons": "scratch/fragment_skeletons",
+    "scattered_skeletons": "scratch/scattered_skeletons",
+    "scatter_index": "scratch/scatter_index",
     "skeletons": "skeletons",
+    "skeleton_rows": "scratch/skeleton_rows",
     "node_labels": "scratch/node_labels",
     "baseline": "scratch/baseline",
     "baseline_faces": "scratch/baseline_faces",
@@ -92,6 +97,7 @@ ARTIFACTS = {
     "truth_layer": "precomputed/truth",
     "swc": "swc",
     "segment_table": "segments.csv",
+    "segment_table_parquet": "segments.parquet",
     "viewer_state": "neuroglancer.json",
 }
 
@@ -111,6 +117,11 @@ SCORING_SOURCES = {
     "source_reference": "compare_segments",
     "source_lookup": "lookup",
     "source_excluded": "exclude_ids",
+}
+# The same of the section skeletonize.
+SKELETON_SOURCES = {
+    "segment_lookup": "lookup",
+    "source_soma_mask": "soma_mask",
 }
 
 
@@ -154,6 +165,9 @@ class Run:
         if artifact in SCORING_SOURCES:
             scoring: Path | None = getattr(self.config.evaluate, SCORING_SOURCES[artifact])
             return scoring
+        if artifact in SKELETON_SOURCES:
+            named: Path | None = getattr(self.config.skeletonize, SKELETON_SOURCES[artifact])
+            return named
         name = SOURCES.get(artifact, artifact if artifact in FOREIGN else None)
         found: Path | None = getattr(self.config.input, name) if name else None
         return found
@@ -165,6 +179,9 @@ class Run:
             return foreign
         if artifact in SCORING_SOURCES:
             raise InputError(f"the configuration names no evaluate.{SCORING_SOURCES[artifact]}")
+        if artifact in SKELETON_SOURCES:
+            name = SKELETON_SOURCES[artifact]
+            raise InputError(f"the configuration names no skeletonize.{name}")
         if artifact in SOURCES:
             raise InputError(f"the configuration names no input.{SOURCES[artifact]}")
         return self.directory / ARTIFACTS[artifact]

@@ -33,7 +33,7 @@ def _sites(_block: Block, run: Run) -> BlockResult:
 
 SITES = Stage(
     name="sites",
-    version=1,
+    version=2,
     reads=("node_labels", "source_skeletons"),
     optional=("source_lookup", "source_excluded"),
     writes=("sites", "site_swc", "site_layers"),

@@ -1,7 +1,8 @@
 """Skeletonize: centre lines of each block, then one skeleton per segment.
 
 1. `skeletonize` traces a block with one voxel of overlap, so that pieces meet at shared planes.
-2. `join` puts the pieces of each segment together and keeps the nodes as columns.
+2. `skeleton_index` gathers which block holds pieces of which bucket of segments.
+3. `join` (in `skeleton_join`) puts the pieces of each segment together, bucket by bucket.
 """
 
 from __future__ import annotations
@@ -10,16 +11,31 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
+from pipeline.arrays.skeleton_settings import SkeletonSettings
+from pipeline.arrays.skeletons import SkeletonPieces, check_settings, trace_block
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi
 from pipeline.stages.base import BlockResult, Stage, one_block
-from pipeline.stages.block_tables import holding_blocks
+from pipeline.stages.renamed_segments import (
+    check_segment_lookup,
+    read_segments,
+    renaming_of_segments,
+)
 from pipeline.stages.run import Run
+from pipeline.stages.skeleton_buckets import (
+    CONTACT,
+    bucket_count,
+    write_bucket_index,
+    write_by_bucket,
+)
 from pipeline.storage.source import open_source, read_labels
-from pipeline.storage.tables import read_arrays, write_arrays
+from pipeline.storage.tables import Columns
+
+AREAS = "areas_nm2"
+"""The column of cross-sections, square nanometres."""
 
 
 def _grid(run: Run) -> BlockGrid:
@@ -28,45 +44,116 @@ def _grid(run: Run) -> BlockGrid:
 
 
 def _check(run: Run) -> None:
-    _ = run.voxel_size_nm
-    foreign = run.foreign("segments")
-    if foreign is not None:
-        segments = open_source(foreign)
-        if segments.dtype.kind not in "iu":
-            raise DtypeError(f"{foreign}: a segmentation holds integers, got {segments.dtype}")
-        if segments.shape != run.shape:
-            raise ShapeError(
-                f"{foreign}: segments of shape {segments.shape}, but the volume has {run.shape}"
-            )
+    check_settings(run.voxel_size_nm, run.config.skeletonize.method)
+    for name, what in (("segments", "a segmentation"), ("source_soma_mask", "a mask of somata")):
+        path = run.foreign(name)
+        if path is None:
+            continue
+        found = open_source(path)
+        if found.dtype.kind not in "iub" or (name == "segments" and found.dtype.kind == "b"):
+            raise DtypeError(f"{path}: {what} holds integers, got {found.dtype}")
+        if found.shape != run.shape:
+            raise ShapeError(f"{path}: {what} of {found.shape}, but the volume has {run.shape}")
+    check_segment_lookup(run)
 
 
 def _skeletonize(block: Block, run: Run) -> BlockResult:
-    labels = read_labels(run.path("segments"), block.read)
+    measured = run.config.skeletonize.cross_sections
+    context = run.config.skeletonize.section_context if measured else 0
+    around = block.read.grow((context,) * 3).intersect(run.roi)
+    traced = of_fragments(run)
+    surrounded = read_labels(run.path("segments"), around) if traced else read_segments(run, around)
+    labels = surrounded[block.read.relative_to(around).slices]
     if not labels.any():
         return BlockResult("empty")
-    pieces = skeletonize_block(
+    found = trace_block(
         labels,
         origin=block.read.offset,
         voxel_size_nm=run.voxel_size_nm,
-        settings=run.config.skeletonize.method,
+        settings=_method(run),
+        soma_mask=_soma(block.read, run),
     )
-    write_arrays(run.block_file("skeleton_pieces", block.index), pieces.columns())
-    return BlockResult(stats={"nodes": len(pieces.segment)})
+    counts = {name: value for name, value in asdict(found.report).items() if value}
+    if not len(found.pieces.segment):
+        return BlockResult("empty", stats=counts)
+    columns = found.pieces.columns()
+    if measured:
+        columns[AREAS] = _areas(found.pieces, surrounded, around, run)
+    if traced:
+        columns |= _contacts(labels, block)
+    write_by_bucket(run.block_file("skeleton_pieces", block.index), columns, run)
+    return BlockResult(stats={"nodes": len(found.pieces.segment), **counts})
 
 
-def _parameters(run: Run) -> dict[str, Any]:
+def _areas(
+    pieces: SkeletonPieces, labels: NDArray[np.uint64], roi: Roi, run: Run
+) -> NDArray[np.float32]:
+    """(N,) the area of the cross-section at each node."""
+    from pipeline.arrays.cross_sections import cross_sections, tangents
+
+    size = run.voxel_size_nm
+    directions = tangents(Skeleton("", pieces.nodes, pieces.edges), size)
+    return cross_sections(
+        labels, roi.offset, pieces.nodes, directions, pieces.segment, voxel_size_nm=size
+    )[0]
+
+
+def of_fragments(run: Run) -> bool:
+    """Whether fragments are traced, to be fused by a lookup."""
+    return run.config.skeletonize.level == "fragments"
+
+
+def _method(run: Run) -> SkeletonSettings:
+    """What is asked for; of fragments even the smallest is traced: it may tie two others."""
+    method = run.config.skeletonize.method
+    return method.model_copy(update={"min_voxels": 0}) if of_fragments(run) else method
+
+
+def _contacts(labels: NDArray[np.uint64], block: Block) -> Columns:
+    """Where fragments touch, as columns that go with the fragment of the smaller id."""
+    from pipeline.arrays.skeleton_contacts import find_contacts
+
+    found = find_contacts(labels, origin=block.read.offset, write_shape=block.write.shape)
+    columns = {CONTACT + name: values for name, values in found.columns().items()}
+    return columns | {CONTACT + "segment": found.a}
+
+
+def _soma(roi: Roi, run: Run) -> NDArray[np.bool_] | None:
+    path = run.foreign("source_soma_mask")
+    return None if path is None else read_labels(path, roi) != 0
+
+
+def skeleton_parameters(run: Run) -> dict[str, Any]:
+    """What the pieces and the joined skeletons depend on."""
+    fragments = of_fragments(run)
     return {
         "voxel_size_nm": run.voxel_size_nm,
+        "buckets": bucket_count(run),
+        "level": run.config.skeletonize.level,
+        **_sections(run),
+        **({} if fragments else renaming_of_segments(run)),
         **run.config.skeletonize.method.model_dump(),
     }
 
 
+def _sections(run: Run) -> dict[str, Any]:
+    settings = run.config.skeletonize
+    return {"section_context": settings.section_context} if settings.cross_sections else {}
+
+
+def _lookup(run: Run) -> tuple[str, ...]:
+    named = run.foreign("segment_lookup") is not None and not of_fragments(run)
+    return ("segment_lookup",) if named else ()
+
+
 SKELETONIZE = Stage(
     name="skeletonize",
-    version=1,
+    version=2,
     reads=("segments",),
+    optional=("source_soma_mask",),
+    more=_lookup,
     writes=("skeleton_pieces",),
-    parameters=_parameters,
+    parameters=skeleton_parameters,
     grid=_grid,
     create=lambda run: run.path("skeleton_pieces").mkdir(parents=True),
     check=_check,
@@ -74,54 +161,18 @@ SKELETONIZE = Stage(
 )
 
 
-def _join(_block: Block, run: Run) -> BlockResult:
-    from pipeline.arrays.skeleton_join import join_pieces  # scipy: half a second to import
-
-    pieces = [
-        SkeletonPieces(**read_arrays(run.block_file("skeleton_pieces", index)))
-        for index in sorted(holding_blocks(run, "skeletonize"))
-    ]
-    skeletons, report = join_pieces(
-        pieces, voxel_size_nm=run.voxel_size_nm, settings=run.config.skeletonize.method
-    )
-    write_arrays(run.path("skeletons") / "skeletons.arrow", _columns(skeletons))
-    counts = {"skeletons": len(skeletons), **asdict(report)}
-    return BlockResult(stats={name: value for name, value in counts.items() if value is not None})
+def _index(_block: Block, run: Run) -> BlockResult:
+    parts = write_bucket_index(run, "skeleton_pieces", "skeletonize", "skeleton_index")
+    return BlockResult(stats={"parts": parts})
 
 
-def _columns(skeletons: dict[int, Skeleton]) -> dict[str, Any]:
-    """All skeletons behind one another; edges count from each skeleton's first node."""
-    parts = list(skeletons.values())
-    none = Skeleton("", np.zeros((0, 3)), np.zeros((0, 2), np.int64))
-    return {
-        "segment": np.array(list(skeletons), np.uint64),
-        "node_count": np.array([len(s.nodes) for s in parts], np.int64),
-        "edge_count": np.array([len(s.edges) for s in parts], np.int64),
-        "nodes": np.concatenate([none.nodes, *(s.nodes for s in parts)]),
-        "radii_nm": np.concatenate([none.radii_nm, *(s.radii_nm for s in parts)]),
-        "edges": np.concatenate([none.edges, *(s.edges for s in parts)]),
-    }
-
-
-def read_joined(run: Run) -> dict[int, Skeleton]:
-    """The skeleton of each segment, in voxels of the volume."""
-    stored = read_arrays(run.path("skeletons") / "skeletons.arrow")
-    nodes = np.split(stored["nodes"], np.cumsum(stored["node_count"])[:-1])
-    radii = np.split(stored["radii_nm"], np.cumsum(stored["node_count"])[:-1])
-    edges = np.split(stored["edges"], np.cumsum(stored["edge_count"])[:-1])
-    return {
-        int(segment): Skeleton(str(segment), nodes[i], edges[i], radii[i])
-        for i, segment in enumerate(stored["segment"])
-    }
-
-
-JOIN = Stage(
-    name="join",
+SKELETON_INDEX = Stage(
+    name="skeleton_index",
     version=1,
     reads=("skeleton_pieces",),
-    writes=("skeletons",),
-    parameters=_parameters,
+    writes=("skeleton_index",),
+    parameters=lambda run: {},
     grid=one_block,
-    create=lambda run: run.path("skeletons").mkdir(),
-    process=_join,
+    create=lambda run: run.path("skeleton_index").mkdir(parents=True),
+    process=_index,
 )

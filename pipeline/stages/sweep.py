@@ -43,6 +43,7 @@ from pipeline.stages.dense_truth import (
     write_overlap,
 )
 from pipeline.stages.history import HISTORY_COLUMNS, history_reach, read_history
+from pipeline.stages.label_placement import about_outside
 from pipeline.stages.node_labels import (
     chunk_grid,
     gather_node_labels,
@@ -53,6 +54,7 @@ from pipeline.stages.run import Run
 from pipeline.stages.truth import (
     check_truth,
     describe_placement,
+    located_parameters,
     outside_volume,
     scored_truth,
     scoring_options,
@@ -102,10 +104,10 @@ def _check_nodes(run: Run) -> None:
 
 FRAGMENT_LABELS = Stage(
     name="fragment_labels",
-    version=2,
+    version=3,
     reads=("source_fragments", "source_skeletons"),
     writes=("fragment_labels",),
-    parameters=truth_parameters,
+    parameters=located_parameters,
     grid=_grid,
     create=lambda run: run.path("fragment_labels").mkdir(parents=True),
     check=_check_nodes,
@@ -181,6 +183,8 @@ class _NodeJudge:
         beyond = outside_volume(run)
         self.outside = beyond.of(truth)
         self.every_outside = sum(beyond.nodes.values())
+        self.left_out = list(beyond.left_out)
+        self.warnings = list(about_outside(beyond, run))
         self.ends = np.cumsum([len(skeleton.nodes) for skeleton in truth])
         self.labels = gather_node_labels("fragment_labels", run)
         self.conventions: dict[float, dict[str, str]] = {}
@@ -245,6 +249,8 @@ def _sweep(_block: Block, run: Run) -> BlockResult:
         result["ceiling"] = {"overall": nodes.perfect()}
         result["conventions"] |= _REPAIR_COUNTS | nodes.conventions[best["nerl"]["threshold"]]
         result["conventions"] |= describe_placement(run)
+        result |= {"left_out": nodes.left_out} if nodes.left_out else {}
+        result |= {"warnings": nodes.warnings} if nodes.warnings else {}
     if voxels is not None:
         result["conventions"] |= describe_voxel_conventions()
     _write(result, run)
@@ -329,7 +335,7 @@ def _create_sweep(run: Run) -> None:
 
 SWEEP = Stage(
     name="sweep",
-    version=1,
+    version=2,
     reads=("source_history",),
     optional=("source_skeletons", "fragment_labels", "contingency"),
     writes=("sweep", "sweep_table", "sweep_picture", "sweep_drawing"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays.metrics import Forest, Scores, build_forest, score_forests
+from pipeline.arrays.metrics import Forest, Scores, build_forests, score_forests
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.stages.node_labels import by_tracing, gather_node_labels
 from pipeline.stages.renaming import Renaming, renaming_parameters
@@ -60,7 +60,7 @@ def _tracing_scores(
     run: Run, _token: str, _truth: str, _ledger: int, _files: tuple[int, ...]
 ) -> TracingScores:
     truth, size = scored_truth(run), run.voxel_size_nm
-    forests = [build_forest(skeleton, size) for skeleton in truth]
+    forests = build_forests(truth, size)
     outside = outside_volume(run).of(truth)
     stored = gather_node_labels("node_labels", run)
     labels = by_tracing(Renaming.of(run).apply(stored), run)

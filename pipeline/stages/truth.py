@@ -8,9 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.arrays.metrics import ScoringOptions
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_nodes import crop_skeleton, inside_roi, keep_nodes, node_voxels
+from pipeline.arrays.skeleton_nodes import crop_skeleton, keep_nodes, node_span, nodes_inside
 from pipeline.errors import InputError
 from pipeline.geometry import Roi
 from pipeline.stages.run import Run
@@ -23,21 +26,43 @@ def check_truth(run: Run) -> None:
     scored_truth(run)
 
 
-def truth_parameters(run: Run) -> dict[str, Any]:
-    """The part of the configuration that decides which nodes of which tracings are scored."""
+def located_parameters(run: Run) -> dict[str, Any]:
+    """The part of the configuration that decides which nodes tracings have, and where."""
     region = run.config.regions.score
     return {
         "region": region.model_dump() if region else None,
-        "out_of_bounds": run.config.evaluate.out_of_bounds,
         "swc": run.config.input.swc.model_dump(),
         "voxel_size_nm": run.voxel_size_nm,
     }
 
 
-def scored_truth(run: Run) -> list[Skeleton]:
+def truth_parameters(run: Run) -> dict[str, Any]:
+    """The part of the configuration that decides which nodes of which tracings are scored."""
+    return {**located_parameters(run), "out_of_bounds": run.config.evaluate.out_of_bounds}
+
+
+def located_truth(run: Run) -> list[Skeleton]:
     """The tracings inside the region to score, in the order of their names.
 
-    Without such a region nodes outside the volume stay, or go, as `evaluate.out_of_bounds` says.
+    Without such a region they are whole, whatever lies outside the volume.
+
+    Raises:
+        InputError: there is a region, and no node in it.
+    """
+    if run.config.regions.score is None:
+        return run.truth()
+    return list(_cut(run, run.path("source_skeletons"), run.truth_stamp, run.token))
+
+
+@lru_cache(maxsize=2)
+def _cut(run: Run, path: Path, _stamp: str, _token: str) -> tuple[Skeleton, ...]:
+    return tuple(cropped(run.truth(), run.score_roi, f"{path}: regions.score"))
+
+
+def scored_truth(run: Run) -> list[Skeleton]:
+    """`located_truth` as it is scored.
+
+    Nodes outside the volume stay, or go, as `evaluate.out_of_bounds` says.
 
     Raises:
         InputError: no node is left, or one lies outside where that is refused.
@@ -47,24 +72,41 @@ def scored_truth(run: Run) -> list[Skeleton]:
 
 @lru_cache(maxsize=2)
 def _scored(run: Run, path: Path, _stamp: str, _token: str) -> tuple[Skeleton, ...]:
-    if run.config.regions.score is not None:
-        return tuple(cropped(run.truth(), run.score_roi, f"{path}: regions.score"))
     rule = run.config.evaluate.out_of_bounds
     kept = []
-    for skeleton in run.truth():
-        inside = inside_roi(node_voxels(skeleton), run.roi)
-        if rule == "raise" and not inside.all():
+    for skeleton, outside in zip(located_truth(run), _outside(run, _stamp, _token), strict=True):
+        if rule == "raise" and outside:
             raise InputError(
-                f"{path}: {int((~inside).sum())} nodes of {skeleton.name} lie outside the volume "
+                f"{path}: {outside} nodes of {skeleton.name} lie outside the volume "
                 f"of {run.shape} voxels; check axes, flip, unit and offset, or set "
                 "evaluate.out_of_bounds to zero or drop"
             )
-        part = keep_nodes(skeleton, inside) if rule == "drop" else skeleton
-        if part is not None:
+        if rule != "drop" or not outside:
+            kept.append(skeleton)
+        elif (part := keep_nodes(skeleton, nodes_inside(skeleton, run.roi))) is not None:
             kept.append(part)
     if not kept:
         raise InputError(f"{path}: no node of any skeleton lies in the volume of {run.shape}")
     return tuple(kept)
+
+
+@lru_cache(maxsize=2)
+def _outside(run: Run, _stamp: str, _token: str) -> tuple[int, ...]:
+    """How many nodes of each located tracing lie outside the volume."""
+    spans = (node_span(skeleton, run.roi) for skeleton in located_truth(run))
+    return tuple(span.nodes - span.inside for span in spans)
+
+
+def scored_nodes(run: Run) -> NDArray[np.bool_] | None:
+    """(N,) which nodes of `located_truth`, laid end to end, `scored_truth` has; None: all.
+
+    Raises:
+        As `scored_truth`.
+    """
+    located, scored = located_truth(run), scored_truth(run)
+    if sum(len(s.nodes) for s in located) == sum(len(s.nodes) for s in scored):
+        return None
+    return np.concatenate([nodes_inside(skeleton, run.roi) for skeleton in located])
 
 
 @dataclass(frozen=True)
@@ -95,10 +137,8 @@ def outside_volume(run: Run) -> Outside:
 def _outside_volume(run: Run, _stamp: str, _token: str) -> Outside:
     if run.config.regions.score is not None:
         return Outside({}, sum(len(s.nodes) for s in run.truth()), ())
-    found = {
-        skeleton.name: int((~inside_roi(node_voxels(skeleton), run.roi)).sum())
-        for skeleton in run.truth()
-    }
+    counts = _outside(run, _stamp, _token)
+    found = {s.name: count for s, count in zip(located_truth(run), counts, strict=True)}
     kept = {skeleton.name for skeleton in scored_truth(run)}
     return Outside(
         {name: count for name, count in found.items() if count},

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.error_sites import KINDS, OMISSION_SITE, Sites, moved_sites
-from pipeline.arrays.skeleton import Skeleton
 from pipeline.geometry import triple
 from pipeline.report.viewer import ImageLayer, SegmentLayer, Site, viewer_state
 from pipeline.stages.ingest import statistics_of
 from pipeline.stages.run import ARTIFACTS, Run
+from pipeline.stages.skeleton_join import longest_segments, read_joined
 from pipeline.storage.atomic import write_json
 from pipeline.storage.precomputed_skeletons import write_skeletons
 from pipeline.storage.site_files import read_sites
@@ -22,10 +22,10 @@ SHOWN = 30
 SITES_SHOWN = 500
 
 
-def write_viewer_state(run: Run, skeletons: dict[int, Skeleton]) -> None:
+def write_viewer_state(run: Run) -> None:
     """Write the state; the truth, where there is one, becomes a layer of its own."""
-    cable = {s: skeleton.edge_lengths_nm(run.voxel_size_nm) for s, skeleton in skeletons.items()}
-    longest = sorted(cable, key=lambda s: (-cable[s].sum(), s))[:SHOWN]
+    longest = longest_segments(run, SHOWN)
+    first = read_joined(run, longest[:1])
     state = viewer_state(
         shape=run.shape,
         voxel_size_nm=run.voxel_size_nm,
@@ -33,7 +33,7 @@ def write_viewer_state(run: Run, skeletons: dict[int, Skeleton]) -> None:
         segments=SegmentLayer(ARTIFACTS["precomputed"], segments=longest),
         truth=_truth(run),
         sites=_sites(run),
-        position=_middle(skeletons[longest[0]].nodes) if longest else None,
+        position=_middle(first[longest[0]].nodes) if longest else None,
     )
     write_json(run.path("viewer_state"), state)
 

@@ -1,9 +1,11 @@
 """Sites of errors as Neuroglancer annotations: points and lines that can be hovered and listed.
 
 The precomputed annotation format: `info`, every annotation by its id, those of each segment, and
-one cell over the whole volume. The format counts x, y, z, in voxels whose voxel i spans [i, i + 1),
-as our nodes do. Written here because the writer of the `neuroglancer` package sets a uint32 after
-a float32 two bytes too far. Equal sites give equal bytes.
+grids of cells, coarse to fine, of which a viewer takes what it has room for. A part with many
+entries is written as shards, so that a hundred thousand sites are a few dozen files. The format
+counts x, y, z, in voxels whose voxel i spans [i, i + 1), as our nodes do. Written here because the
+writer of the `neuroglancer` package sets a uint32 after a float32 two bytes too far, has one cell
+and a file for each entry. Equal sites give equal bytes.
 
 Source: google/neuroglancer, src/datasource/precomputed/annotations.md.
 """
@@ -11,6 +13,7 @@ Source: google/neuroglancer, src/datasource/precomputed/annotations.md.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.annotation_cells import Level, spread_over_levels
 from pipeline.arrays.error_sites import KINDS, Sites
 from pipeline.errors import InputError
 from pipeline.geometry import Triple
 from pipeline.settings import NmTriple
 from pipeline.storage.atomic import remove_tree, write_json
+from pipeline.storage.shards import IDENTITY, MURMUR, write_shards
+from pipeline.threads import map_threads
 
 LAYERS = {"split": "splits", "merge": "merges", "omission": "omissions"}
 """The folder of each kind."""
@@ -32,6 +38,8 @@ _PROPERTIES: list[dict[str, Any]] = [
     {"id": "rank", "type": "uint32", "description": "rank among all sites by cable lost"},
 ]
 _RELATIONSHIP = "segments"
+_MOST_FILES = 1_000  # of a part; with more entries it is written as shards
+_CELL_LIMIT = 1_000  # annotations that a viewer gets at a time
 
 
 def write_site_layers(
@@ -40,7 +48,7 @@ def write_site_layers(
     shape: Triple,
     voxel_size_nm: NmTriple,
     *,
-    largest: int = 10_000,
+    largest: int = 200_000,
 ) -> dict[str, int]:
     """Write a layer of annotations for each kind of site: `splits`, `merges`, `omissions`.
 
@@ -54,8 +62,7 @@ def write_site_layers(
         sites: of `find_sites`.
         shape: z, y, x of the volume, in voxels.
         voxel_size_nm: z, y, x.
-        largest: of each kind only so many are written, those with the most cable: the format
-            takes a file for each.
+        largest: of each kind only so many are written, those with the most cable.
 
     Returns:
         By folder, the number of annotations.
@@ -65,13 +72,16 @@ def write_site_layers(
     """
     if largest < 1:
         raise InputError(f"largest: expected 1 or more annotations a kind, got {largest}")
-    written = {}
-    for kind, name in enumerate(KINDS):
+
+    def write(kind: int) -> int:
+        name = KINDS[kind]
         rows = np.flatnonzero(sites.kind == kind)[:largest]
         layer = _layer(sites, rows, is_line=name != "omission")
         _write_layer(folder / LAYERS[name], layer, voxel_size_nm, shape)
-        written[LAYERS[name]] = len(rows)
-    return written
+        return len(rows)
+
+    counts = map_threads(write, range(len(KINDS)))
+    return {LAYERS[name]: count for name, count in zip(KINDS, counts, strict=True)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +91,14 @@ class _Layer:
     Attributes:
         ends: (n, 1 or 2, 3) float32, x, y, z of each point or of the ends of each line.
         ids: (n,) uint64.
-        encoded: of each the geometry and the properties.
-        segments: of each the related segments.
+        records: (n,) of each the geometry and the properties, as they are written.
+        segments: (n, 2) uint64, the related segments, ascending; 0 for none, the first or both.
     """
 
     ends: NDArray[np.float32]
     ids: NDArray[np.uint64]
-    encoded: list[bytes]
-    segments: list[list[int]]
+    records: NDArray[np.void]
+    segments: NDArray[np.uint64]
 
 
 def _layer(sites: Sites, rows: NDArray[np.int64], *, is_line: bool) -> _Layer:
@@ -99,59 +109,123 @@ def _layer(sites: Sites, rows: NDArray[np.int64], *, is_line: bool) -> _Layer:
     ends = places.astype("<f4")
     records = np.empty(len(rows), [("ends", "<f4", ends.shape[1:]), ("cable", "<f4"), ("n", "<u4")])
     records["ends"], records["cable"], records["n"] = ends, sites.cable_nm[rows], rows + 1
-    pairs = zip(sites.label_a[rows].tolist(), sites.label_b[rows].tolist(), strict=True)
-    segments = [sorted({*pair} - {0}) for pair in pairs]
-    return _Layer(ends, sites.site[rows].astype("<u8"), [r.tobytes() for r in records], segments)
+    segments = np.sort(np.stack([sites.label_a[rows], sites.label_b[rows]], axis=1), axis=1)
+    segments[segments[:, 0] == segments[:, 1], 0] = 0
+    return _Layer(ends, sites.site[rows].astype("<u8"), records, segments)
 
 
 def _write_layer(path: Path, layer: _Layer, voxel_size_nm: NmTriple, shape: Triple) -> None:
-    for part in ("info", "by_id", _RELATIONSHIP, "spatial0"):
-        remove_tree(path / part)
-    for part in ("by_id", _RELATIONSHIP, "spatial0"):
-        (path / part).mkdir(parents=True)
-    related: dict[int, list[int]] = {}
-    for row, (data, segments) in enumerate(zip(layer.encoded, layer.segments, strict=True)):
-        listed = struct.pack(f"<I{len(segments)}Q", len(segments), *segments)
-        (path / "by_id" / str(layer.ids[row])).write_bytes(data + listed)
-        for segment in segments:
-            related.setdefault(segment, []).append(row)
-    for segment, rows in related.items():
-        (path / _RELATIONSHIP / str(segment)).write_bytes(_listed(layer, rows))
-    # The format wants no order here: a viewer that has no room for all takes the first.
-    mixed = np.random.default_rng(0).permutation(len(layer.ids)).tolist()
-    (path / "spatial0" / "0_0_0").write_bytes(_listed(layer, mixed))
-    write_json(path / "info", _info(layer, voxel_size_nm, shape))
+    remove_tree(path / "info")
+    for part in [path / "by_id", path / _RELATIONSHIP, *path.glob("spatial*")]:
+        remove_tree(part)
+    low, high = _bounds(layer, shape)
+    unit = np.array(voxel_size_nm[::-1], np.float64)
+    levels = spread_over_levels(layer.ends.astype(np.float64), low, high, unit, _CELL_LIMIT)
+    info = _info(layer, voxel_size_nm) | {
+        "lower_bound": low.tolist(),
+        "upper_bound": high.tolist(),
+        "relationships": [
+            {"id": _RELATIONSHIP, **_write_part(path, _RELATIONSHIP, _by_segment(layer), MURMUR)}
+        ],
+        "by_id": _write_part(path, "by_id", _by_id(layer), IDENTITY),
+        "spatial": [
+            _write_level(path, f"spatial{number}", layer, level)
+            for number, level in enumerate(levels)
+        ],
+    }
+    write_json(path / "info", info)
 
 
-def _listed(layer: _Layer, rows: list[int]) -> bytes:
+def _by_id(layer: _Layer) -> dict[int, bytes]:
+    """Of each annotation its record and its segments."""
+    size = layer.records.itemsize
+    data = layer.records.tobytes()
+    listed = [
+        struct.pack(f"<I{2 - pair.count(0)}Q", 2 - pair.count(0), *(n for n in pair if n))
+        for pair in layer.segments.tolist()
+    ]
+    return {
+        number: data[size * row : size * (row + 1)] + listed[row]
+        for row, number in enumerate(layer.ids.tolist())
+    }
+
+
+def _by_segment(layer: _Layer) -> dict[int, bytes]:
+    """Of each segment its annotations, in the order of their ranks."""
+    rows, column = np.nonzero(layer.segments)
+    segment = layer.segments[rows, column]
+    order = np.argsort(segment, kind="stable")
+    names, starts = np.unique(segment[order], return_index=True)
+    parts = np.split(rows[order], starts[1:]) if len(names) else []
+    return {name: _listed(layer, part) for name, part in zip(names.tolist(), parts, strict=True)}
+
+
+def _write_part(
+    path: Path, key: str, entries: Mapping[int, bytes], hash_name: str
+) -> dict[str, Any]:
+    """Write entries under their keys; returns what `info` says of it."""
+    if len(entries) > _MOST_FILES:
+        return {"key": key, "sharding": write_shards(path / key, entries, hash_name=hash_name)}
+    _write_files(path / key, {str(name): data for name, data in entries.items()})
+    return {"key": key}
+
+
+def _write_level(path: Path, key: str, layer: _Layer, level: Level) -> dict[str, Any]:
+    """Write the cells of a grid; one cell that is all is written even without annotations."""
+    entries = [_listed(layer, rows) for rows in level.rows]
+    names = ["_".join(map(str, cell)) for cell in level.cells.tolist()]
+    described = {
+        "grid_shape": level.grid.tolist(),
+        "chunk_size": level.cell_size.tolist(),
+        "limit": max([1, *map(len, level.rows)]),
+    }
+    if len(entries) > _MOST_FILES:
+        keys = _morton_codes(level.cells, level.grid).tolist()
+        part = _write_part(path, key, dict(zip(keys, entries, strict=True)), IDENTITY)
+        return part | described
+    if not entries:
+        names, entries = ["0_0_0"], [_listed(layer, np.zeros(0, np.int64))]
+    _write_files(path / key, dict(zip(names, entries, strict=True)))
+    return {"key": key} | described
+
+
+def _morton_codes(cells: NDArray[np.int64], grid: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The compressed Morton code of each cell: an axis has only the bits that its size needs."""
+    codes = np.zeros(len(cells), np.uint64)
+    place = 0
+    for bit in range(int(grid.max() - 1).bit_length()):
+        for axis in range(3):
+            if (int(grid[axis]) - 1) >> bit:
+                codes |= (cells[:, axis] >> bit & 1).astype(np.uint64) << np.uint64(place)
+                place += 1
+    return codes
+
+
+def _write_files(folder: Path, entries: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True)
+    for name, data in entries.items():
+        (folder / name).write_bytes(data)
+
+
+def _listed(layer: _Layer, rows: NDArray[np.int64]) -> bytes:
     """Several annotations: how many, each of them, their ids."""
-    data = [layer.encoded[row] for row in rows]
-    return b"".join([struct.pack("<Q", len(rows)), *data, layer.ids[rows].tobytes()])
+    number = struct.pack("<Q", len(rows))
+    return number + layer.records[rows].tobytes() + layer.ids[rows].tobytes()
 
 
-def _info(layer: _Layer, voxel_size_nm: NmTriple, shape: Triple) -> dict[str, Any]:
-    """Bounds hold the volume, and sites that lie outside."""
+def _bounds(layer: _Layer, shape: Triple) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of x, y, z: they hold the volume, and sites that lie outside."""
     points = layer.ends.reshape(-1, 3).astype(np.float64)
     low = np.floor(points.min(axis=0, initial=0.0))
-    high = np.maximum(np.floor(points.max(axis=0, initial=0.0)) + 1, shape[::-1])
-    kind = "LINE" if layer.ends.shape[1] == 2 else "POINT"
+    return low, np.maximum(np.floor(points.max(axis=0, initial=0.0)) + 1, shape[::-1])
+
+
+def _info(layer: _Layer, voxel_size_nm: NmTriple) -> dict[str, Any]:
     return {
         "@type": "neuroglancer_annotations_v1",
         "dimensions": {
             axis: [size * 1e-9, "m"] for axis, size in zip("xyz", voxel_size_nm[::-1], strict=True)
         },
-        "lower_bound": low.tolist(),
-        "upper_bound": high.tolist(),
-        "annotation_type": kind,
+        "annotation_type": "LINE" if layer.ends.shape[1] == 2 else "POINT",
         "properties": _PROPERTIES,
-        "relationships": [{"id": _RELATIONSHIP, "key": _RELATIONSHIP}],
-        "by_id": {"key": "by_id"},
-        "spatial": [
-            {
-                "key": "spatial0",
-                "grid_shape": [1, 1, 1],
-                "chunk_size": (high - low).tolist(),
-                "limit": max(1, len(layer.ids)),
-            }
-        ],
     }

@@ -21,7 +21,8 @@ from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_forest import Forest
 from pipeline.errors import DataError, InputError
 from pipeline.storage.atomic import replacing
-from pipeline.storage.swc import write_swc
+from pipeline.storage.swc_writer import write_swc
+from pipeline.threads import map_threads
 
 _SWC_SUFFIX = ".errors.swc"
 _TRIPLES = {"position_vox": "{}_vox", "position_nm": "{}_nm", "end_a_vox": "end_a_{}_vox",
@@ -153,9 +154,15 @@ def write_site_swc(
     folder.mkdir(parents=True, exist_ok=True)
     for stale in {p for p in folder.iterdir() if p.name.endswith(_SWC_SUFFIX)} - set(paths):
         stale.unlink()
-    for path, tracing in zip(paths, tracings, strict=True):
+
+    def write(number: int) -> None:
+        tracing = tracings[number]
         header = _header(tracing, sites)
-        write_swc(path, tracing.skeleton, voxel_size_nm=voxel_size_nm, unit=unit, header=header)
+        write_swc(
+            paths[number], tracing.skeleton, voxel_size_nm=voxel_size_nm, unit=unit, header=header
+        )
+
+    map_threads(write, range(len(paths)))
     return paths
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 from numpy.typing import NDArray
 
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_forest import build_forest
-from pipeline.errors import InputError
+from pipeline.errors import DataError, InputError
+from pipeline.storage.precomputed_skeletons import shard_entries
 from pipeline.storage.precomputed_source import is_precomputed, read_info
 from pipeline.storage.swc import SwcOptions, read_skeletons
 from pipeline.storage.swc_frame import to_voxels
@@ -248,19 +248,11 @@ def _usual_layer() -> _Layer:
 def _from_shards(folder: Path, layer: _Layer) -> Iterator[_Encoded]:
     if not any(file.suffix == ".shard" for file in folder.iterdir()):
         raise InputError(f"{folder}: `info` tells of shards, but there is no .shard file")
-    spec = {
-        "driver": "neuroglancer_uint64_sharded",
-        "metadata": layer.sharding,
-        "base": {"driver": "file", "path": f"{folder.resolve()}/"},
-    }
     try:
-        store = ts.KvStore.open(spec).result()
-        for key in sorted(store.list().result()):
-            segment = int.from_bytes(key, "big")
-            data = store.read(key).result().value
+        for segment, data in shard_entries(folder, layer.sharding or {}):
             yield _Encoded(str(segment), f"{folder}, segment {segment}", data, layer)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{folder}: the shards cannot be read: {error}") from error
+    except DataError as error:
+        raise InputError(str(error)) from error
 
 
 def _unpacked(file: Path) -> bytes:

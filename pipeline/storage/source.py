@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import tifffile
+import zarr
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
@@ -23,6 +24,7 @@ from pipeline.storage.precomputed_source import (
     open_precomputed_source,
 )
 from pipeline.storage.volume import Volume
+from pipeline.threads import usable_threads
 
 _SUFFIXES = (".tif", ".tiff")
 # Voxels in one such cube, or in so many planes of a TIFF, are read together.
@@ -120,6 +122,50 @@ def source_offset(source: ImageSource) -> Triple:
     return source.offset if isinstance(source, PrecomputedSource) else (0, 0, 0)
 
 
+def reading_threads(path: Path) -> int:
+    """How many threads may read a source at once: the readers of other formats than zarr take one.
+
+    Raises:
+        As `open_source`.
+    """
+    return usable_threads() if isinstance(open_source(path), Volume) else 1
+
+
+def translation_vox(source: ImageSource) -> tuple[float, float, float]:
+    """Where OME-NGFF metadata put the first voxel of a source, z, y, x, in voxels.
+
+    The transformations of the full resolution come first, then those of all its levels. Nothing is
+    moved by it: whether tracings count from that origin cannot be known, nor whether its author
+    took positions of voxels for their corners or their centres. Other formats give zeros.
+    """
+    scale, shift = np.ones(3), np.zeros(3)
+    for step in _transformations(source):
+        kind = step.get("type")
+        values = np.asarray(step.get(kind, ())[-3:], np.float64) if kind in _AFFINE else np.ones(0)
+        if len(values) != 3:
+            continue
+        if kind == "scale":
+            scale, shift = scale * values, shift * values
+        else:
+            shift = shift + values
+    z, y, x = (float(v) for v in shift / scale)
+    return z, y, x
+
+
+_AFFINE = ("scale", "translation")
+
+
+def _transformations(source: ImageSource) -> list[dict[str, Any]]:
+    if not isinstance(source, Volume) or not source.array:
+        return []
+    attributes: dict[str, Any] = dict(zarr.open_group(source.path, mode="r").attrs)
+    images = attributes.get("ome", attributes).get("multiscales")
+    if not images:
+        return []
+    parts = (images[0]["datasets"][0], images[0])
+    return [step for part in parts for step in part.get("coordinateTransformations", ())]
+
+
 def read_labels(path: Path, roi: Roi) -> NDArray[np.uint64]:
     """The labels in a box of any source of integers, as uint64.
 
@@ -138,8 +184,18 @@ def read_labels(path: Path, roi: Roi) -> NDArray[np.uint64]:
         )
     labels = source.read(roi)
     if labels.dtype.kind == "i" and labels.min() < 0:
-        raise DataError(f"{path}: a label in {roi} is negative: {labels.min()}")
+        raise DataError(_negative(path, roi, labels))
     return labels.astype(np.uint64, copy=False)
+
+
+def _negative(path: Path, roi: Roi, labels: NDArray[Any]) -> str:
+    below = np.argwhere(labels < 0)
+    voxel = tuple(int(v) for v in below[0] + roi.offset)
+    return (
+        f"{path}: a label is negative: {labels[tuple(below[0])]} at voxel {voxel} (z, y, x), "
+        f"{len(below)} such voxels in the box {roi}; labels are 0, the background, to 2^64 - 1. "
+        "Save the volume with 0 where there is no segment, as an unsigned type"
+    )
 
 
 def labels_at(path: Path, voxels: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, permutations, product
+from itertools import accumulate, combinations, permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_nodes import inside_roi, node_voxels
+from pipeline.arrays.skeleton_nodes import inside_roi, node_span
 from pipeline.errors import InputError
 from pipeline.geometry import Roi, Triple, triple
 from pipeline.storage.swc_frame import SwcOptions, to_columns, to_voxels
@@ -22,8 +22,12 @@ _GAIN = 0.2
 _SAMPLED_NODES = 4096
 # Forty-seven other orientations are tried on fewer nodes: each node is a look into the volume.
 _TRIED_NODES = 1024
-# Tracings in the right unit are at least this part of the volume's longest side.
+# Tracings in the right unit are at least this part of the volume's longest side ...
 _FILLED = 1 / 20
+# ... and those that are shorter than this part may have been read in the wrong one ...
+_TINY = 1 / 200
+# ... leaving this share of the nodes off either end of an axis: some may lie apart.
+_APART = 0.05
 
 IsForeground = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 """For voxels (M, 3) int64, z, y, x, all inside the volume: (M,) bool."""
@@ -48,11 +52,14 @@ def check_placement(
     Raises:
         InputError: skeletons that are more than ten times as long as the volume, or wholly outside.
     """
-    voxels = [node_voxels(skeleton) for skeleton in skeletons]
-    everything = np.concatenate([np.zeros((0, 3), np.int64), *voxels])
-    if not len(everything):
-        return np.zeros(len(voxels), np.int64)
-    low, high = everything.min(axis=0), everything.max(axis=0)
+    volume = Roi((0, 0, 0), volume_shape)
+    spans = [node_span(skeleton, volume) for skeleton in skeletons]
+    outside = np.array([span.nodes - span.inside for span in spans], np.int64)
+    filled = [span for span in spans if span.nodes]
+    if not filled:
+        return outside
+    low = np.min([span.low for span in filled], axis=0)
+    high = np.max([span.high for span in filled], axis=0)
     seen = (
         f"nodes span {low.tolist()} to {high.tolist()} voxels (z, y, x), the volume {volume_shape}"
     )
@@ -69,9 +76,7 @@ def check_placement(
             f"coordinates in nm or um? Set the unit and the voxel size, or crop the tracings first"
             f"{advice()}"
         )
-    volume = Roi((0, 0, 0), volume_shape)
-    outside = np.array([np.count_nonzero(~inside_roi(v, volume)) for v in voxels], np.int64)
-    if outside.sum() == len(everything):
+    if not any(span.inside for span in spans):
         raise InputError(
             f"no node lies in the volume: {seen}. Check the unit, the voxel size, the order of the "
             f"axes, and an offset between tracing and volume{advice()}"
@@ -215,23 +220,30 @@ class Placement:
         used: as they were read.
         better: the orientation that has most nodes on foreground, if few are now and it has many
             more.
+        unit: what `suggest_unit` says.
         wording: what foreground, volume and settings are called.
     """
 
     used: Orientation
     better: Orientation | None = None
+    unit: str | None = None
     wording: Wording = field(default_factory=Wording, compare=False)
 
     @property
     def warning(self) -> str | None:
-        """What to tell the user: nothing where at least half of the nodes are on foreground."""
+        """What to tell the user.
+
+        Nothing where at least half of the nodes are on foreground and the unit seems right.
+        """
         used, better, wording = self.used, self.better, self.wording
         if not used.nodes or used.share_inside >= _FEW:
-            return None
+            return self.unit
         found = f"only {used.share_inside:.0%} of the tracings' nodes lie on {wording.foreground}"
         if used.inside < used.nodes:
             astray = f"{used.nodes - used.inside:,} of {used.nodes:,} nodes looked at"
             found += f" of those inside the {wording.volume} ({astray} are outside)"
+        if self.unit is not None:
+            return f"{found}; {self.unit}"
         if better is None:
             return (
                 f"{found}, and no other flip or order of the axes does much better; check the "
@@ -265,55 +277,68 @@ def judge_placement(
     wording = wording or Wording()
     nodes = _sampled(skeletons, _SAMPLED_NODES)
     used = _looked_up(nodes, is_foreground, volume_shape, options)
+    unit = suggest_unit(skeletons, volume_shape, options, wording)
     if used.share_inside >= _FEW or not len(nodes):
-        return Placement(used, None, wording)
+        return Placement(used, None, unit, wording)
     fewer = _sampled(skeletons, _TRIED_NODES)
     best = _best(_tried(fewer, is_foreground, volume_shape, options))
     # Compared on the same nodes.
     now = _looked_up(fewer, is_foreground, volume_shape, options)
-    return Placement(used, best if best.beats(now) else None, wording)
+    return Placement(used, best if best.beats(now) else None, unit, wording)
 
 
-def suggest_orientation(
+def suggest_unit(
     skeletons: Sequence[Skeleton],
-    is_foreground: IsForeground,
     volume_shape: Triple,
-    options: SwcOptions | None = None,
+    options: SwcOptions,
+    wording: Wording | None = None,
 ) -> str | None:
-    """A hint when few nodes are on foreground and another orientation fits much better.
+    """A sentence with the unit that would fit, if tracings seem to be read in one far too large.
 
-    Tried are the 8 flips of the 6 orders of the axes, on at most 4,096 nodes. Shares are of all
-    nodes, also of those outside the volume.
+    They do if most of their nodes lie in a box shorter than 1/200 of the volume's longest side, and
+    with another unit at least half of the nodes lie in the volume and reach over 1/20 of that side.
+    At most 1,024 nodes are looked at, and no voxel.
 
     Args:
-        skeletons: as read.
-        is_foreground: see `IsForeground`.
-        volume_shape: z, y, x.
-        options: those the skeletons were read with; None: columns x, y, z in voxels, no flip.
-
-    Returns:
-        A sentence that names the options to set, None if the orientation seems right or none does
-        better.
+        As of `judge_placement`.
     """
-    options = options or SwcOptions(voxel_size_nm=(1.0, 1.0, 1.0))
-    nodes = _sampled(skeletons, _SAMPLED_NODES)
-    used = _looked_up(nodes, is_foreground, volume_shape, options)
-    if not len(nodes) or used.share >= _FEW:
+    nodes = _sampled(skeletons, _TRIED_NODES)
+    longest = max(volume_shape)
+    if not len(nodes):
         return None
-    best = _best(_tried(nodes, is_foreground, volume_shape, options))
-    if best.share < max(2 * used.share, used.share + _GAIN):
+    low, high = np.quantile(nodes, (_APART, 1 - _APART), axis=0)
+    extent = float((high - low).max())
+    if extent >= longest * _TINY:
         return None
-    return (
-        f"{used.share:.0%} of the nodes lie on foreground with {_describe(used)}; with "
-        f"{_describe(best)} it is {best.share:.0%}. Set the axes and the flip of the tracings "
-        f"accordingly if that is how they run"
+    fits = _best_fit(
+        nodes, _other_units(options, volume_shape), options, least_span=longest * _FILLED
     )
+    volume = (wording or Wording()).volume
+    return fits and (
+        f"most nodes of the tracings lie in a box of {extent:.2g} voxels, and the longest side of "
+        f"the {volume} has {longest:,}. {fits}"
+    )
+
+
+def _other_units(used: SwcOptions, volume_shape: Triple) -> list[SwcOptions]:
+    """The other units, with every orientation, the offset as it is or none."""
+    units = [unit for unit in ("voxel", "um", "nm") if unit != used.unit]
+    offsets = dict.fromkeys((used.offset_vox, (0.0, 0.0, 0.0)))
+    here = replace(used, volume_shape=volume_shape)
+    return [
+        replace(here, unit=unit, axes=axes, flip=flip, offset_vox=offset)
+        for (axes, flip), offset, unit in product(_orientations(used), offsets, units)
+    ]
 
 
 def _sampled(skeletons: Sequence[Skeleton], most: int) -> NDArray[np.float64]:
     """(N, 3) nodes, evenly spread over all, at most so many."""
-    nodes = np.concatenate([np.zeros((0, 3)), *(s.nodes for s in skeletons)])
-    return nodes[:: -(-len(nodes) // most) or 1]
+    counts = [len(skeleton.nodes) for skeleton in skeletons]
+    step = -(-sum(counts) // most) or 1
+    begins = accumulate(counts, initial=0)
+    # Every so many nodes of all, laid end to end, without laying them.
+    parts = [s.nodes[-begin % step :: step] for s, begin in zip(skeletons, begins, strict=False)]
+    return np.concatenate([np.zeros((0, 3)), *parts])
 
 
 def _looked_up(
@@ -382,12 +407,6 @@ def _orientations(used: SwcOptions) -> list[tuple[str, tuple[str, ...]]]:
     pairs = [(axes, flip) for axes in orders for flip in flips]
     moved = {axes: sum(a != b for a, b in zip(axes, used.axes, strict=True)) for axes in orders}
     return sorted(pairs, key=lambda pair: moved[pair[0]] + len(set(pair[1]) ^ set(used.flip)))
-
-
-def _describe(orientation: Orientation) -> str:
-    flip = orientation.flip
-    flipped = f"flip {', '.join(flip)}" if flip else "no flip"
-    return f"axes '{orientation.axes}' and {flipped}"
 
 
 def _settings(better: Orientation, used: Orientation) -> str:

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.number_rows import parents_above
 from pipeline.errors import InputError
 from pipeline.storage.swc_frame import added
 from pipeline.storage.swc_plain import read_plain
@@ -60,15 +61,25 @@ def _from_table(data: bytes) -> SwcRows | None:
     table = read_plain(data)
     if table is None:
         return None
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    ids, above = table[:, 0], table[:, 6]
+    parents = parents_above(table[:, 0], table[:, 6])
+    if parents is None:
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        parents = _found_parents(table[:, 0], table[:, 6])
+    if parents is None:
+        return None
+    types = table[:, 1].astype(np.int64)
+    return SwcRows(types, np.ascontiguousarray(table[:, 2:5]), table[:, 5].copy(), parents)
+
+
+def _found_parents(
+    ids: NDArray[np.float64], above: NDArray[np.float64]
+) -> NDArray[np.int64] | None:
+    """The rows of the parents, ids ascending; None if an id is there twice, or no forest."""
     row = np.minimum(np.searchsorted(ids, above), len(ids) - 1)
     if (ids[1:] == ids[:-1]).any() or ((above >= 0) & (ids[row] != above)).any():
         return None
     parents = np.where(above < 0, -1, row)
-    if _find_cycle(parents) >= 0:
-        return None
-    return SwcRows(table[:, 1].astype(np.int64), table[:, 2:5].copy(), table[:, 5].copy(), parents)
+    return None if _find_cycle(parents) >= 0 else parents
 
 
 def _row_by_row(data: bytes, source: str) -> SwcRows:

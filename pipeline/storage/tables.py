@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,91 @@ def read_arrays(path: Path, names: Container[str] | None = None) -> Columns:
     return arrays
 
 
+def write_parts(
+    path: Path, numbers: Sequence[int], parts: Iterable[Mapping[str, NDArray[Any]]]
+) -> None:
+    """Write several tables of arrays into one file, of which each can be read by itself.
+
+    Args:
+        path: of the file.
+        numbers: of the parts, increasing, one at least.
+        parts: as many, in that order, taken one by one: arrays (N,) or (N, k). All have the same
+            names, types and k; N may differ between the arrays.
+
+    Raises:
+        ValueError: parts and numbers differ in number.
+    """
+    with ExitStack() as stack:
+        writer = None
+        for k, (_number, arrays) in enumerate(zip(numbers, parts, strict=True)):
+            columns = {}
+            for name, values in arrays.items():
+                offsets = pa.array(np.array([0, values.size], np.int64))
+                flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+                columns[name] = pa.LargeListArray.from_arrays(offsets, flat)
+            widths = {name: list(values.shape[1:]) for name, values in arrays.items()}
+            meta = {"parts": [int(n) for n in numbers], "widths": widths}
+            batch = pa.RecordBatch.from_pydict(columns)
+            batch = batch.replace_schema_metadata({"axonloom": json.dumps(meta)})
+            if writer is None:
+                temporary = stack.enter_context(replacing(path))
+                sink = stack.enter_context(pa.OSFile(str(temporary), "wb"))
+                writer = stack.enter_context(pa.ipc.new_file(sink, batch.schema, options=_OPTIONS))
+            last = k == len(numbers) - 1
+            writer.write_batch(batch, custom_metadata=_seal(batch, k, last=last))
+
+
+def part_numbers(path: Path) -> list[int]:
+    """The parts of a file that `write_parts` wrote; raises DataError as `read_table`."""
+    with _opened(path) as reader:
+        return list(_part_meta(reader)["parts"])
+
+
+def read_part(path: Path, number: int, names: Container[str] | None = None) -> Columns:
+    """One part of a file that `write_parts` wrote, or those of its arrays in `names`.
+
+    Raises:
+        DataError: the file is missing or damaged, or has no such part.
+    """
+    with _opened(path, names) as reader:
+        meta = _part_meta(reader)
+        if number not in meta["parts"]:
+            raise ValueError(f"no part {number}, only {meta['parts']}")
+        row = meta["parts"].index(number)
+        last = row == len(meta["parts"]) - 1
+        batch = _batch(reader, row, last, whole=names is None)
+        return {
+            name: batch.column(name)
+            .values.to_numpy(zero_copy_only=False)
+            .reshape(-1, *meta["widths"][name])
+            for name in batch.schema.names
+        }
+
+
+def _part_meta(reader: pa.ipc.RecordBatchFileReader) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((reader.schema.metadata or {})[b"axonloom"])
+    if len(meta["parts"]) != reader.num_record_batches:
+        raise ValueError("it has no end")
+    return meta
+
+
+@contextmanager
+def _opened(
+    path: Path, names: Container[str] | None = None
+) -> Iterator[pa.ipc.RecordBatchFileReader]:
+    """A reader of some columns; whatever goes wrong inside is a damaged table."""
+    try:
+        with pa.OSFile(str(path), "rb") as source:
+            reader = pa.ipc.open_file(source)
+            if names is not None:
+                wanted = [i for i, name in enumerate(reader.schema.names) if name in names]
+                options = pa.ipc.IpcReadOptions(included_fields=wanted)
+                reader = pa.ipc.open_file(source, options=options)
+            yield reader
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise DataError(f"{path}: missing or damaged table: {error}") from error
+
+
 def _write(path: Path, batch: pa.RecordBatch, meta: dict[str, Any]) -> None:
     batch = batch.replace_schema_metadata({"axonloom": json.dumps(meta)})
     with (
@@ -161,22 +247,14 @@ def _checksum(batch: pa.RecordBatch, name: str) -> str:
 
 def _read(path: Path, names: Container[str] | None = None, *, most: int | None = None) -> pa.Table:
     """The columns of a table, or those in `names`; of its first `most` batches or all."""
-    try:
-        with pa.OSFile(str(path), "rb") as source:
-            reader = pa.ipc.open_file(source)
-            # To open a small file once more costs more than to read all of it.
-            whole = names is None or source.size() <= _SMALL_BYTES
-            if names is not None and not whole:
-                wanted = [i for i, name in enumerate(reader.schema.names) if name in names]
-                options = pa.ipc.IpcReadOptions(included_fields=wanted)
-                reader = pa.ipc.open_file(source, options=options)
-            count = reader.num_record_batches
-            batches = [_batch(reader, k, k == count - 1, whole=whole) for k in range(count)[:most]]
-            if not batches:
-                raise ValueError("it has no end")
-            return pa.Table.from_batches(batches)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise DataError(f"{path}: missing or damaged table: {error}") from error
+    # To open a small file once more costs more than to read all of it.
+    whole = names is None or (path.exists() and path.stat().st_size <= _SMALL_BYTES)
+    with _opened(path, None if whole else names) as reader:
+        count = reader.num_record_batches
+        batches = [_batch(reader, k, k == count - 1, whole=whole) for k in range(count)[:most]]
+        if not batches:
+            raise ValueError("it has no end")
+        return pa.Table.from_batches(batches)
 
 
 def _batch(

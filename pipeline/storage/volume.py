@@ -29,6 +29,7 @@ from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi, Triple, triple
 from pipeline.settings import NmTriple
 from pipeline.storage.atomic import remove_tree
+from pipeline.threads import usable_threads
 
 _UNIT_NM = {
     "angstrom": 0.1,
@@ -198,7 +199,7 @@ class Volume:
         """
         self._require_inside(roi)
         try:
-            data = self._store()[self._index(roi)].read(order="C").result()
+            data = self._store(usable_threads())[self._index(roi)].read(order="C").result()
         except ValueError as error:
             raise DataError(f"{self.path}: cannot read {roi}: {error}") from error
         return np.asarray(data)
@@ -278,12 +279,13 @@ class Volume:
             lead = (*lead, slice(0, self.channels))
         return (*lead, *roi.slices)
 
-    def _store(self) -> ts.TensorStore:
+    def _store(self, threads: int = 1) -> ts.TensorStore:
         location = self.path / self.array if self.array else self.path
         for name, driver in (("zarr.json", "zarr3"), (".zarray", "zarr")):
             if (location / name).exists():
                 stamp = (location / name).stat()
-                return _open_store(str(location.resolve()), driver, stamp.st_mtime_ns, stamp.st_ino)
+                identity = (driver, stamp.st_mtime_ns, stamp.st_ino)
+                return _open_store(str(location.resolve()), *identity, threads)
         raise DataError(f"{location}: the array's metadata are gone")
 
 
@@ -316,15 +318,19 @@ def level_shape(shape: Triple, factor: Triple) -> Triple:
 
 # Opening costs about a millisecond and every block opens several volumes; the stamp of the
 # metadata file keeps a volume that was created anew from being read through an old handle.
+# Chunks are decoded on as many threads as a process may keep busy; compressing them needs more
+# memory, the more are in hand, and is left to one.
 @lru_cache(maxsize=64)
-def _open_store(location: str, driver: str, _mtime_ns: int, _inode: int) -> ts.TensorStore:
+def _open_store(
+    location: str, driver: str, _mtime_ns: int, _inode: int, threads: int
+) -> ts.TensorStore:
     spec = {
         "driver": driver,
         "kvstore": {"driver": "file", "path": location + "/"},
         "store_data_equal_to_fill_value": True,
         "context": {
             "cache_pool": {"total_bytes_limit": 0},
-            "data_copy_concurrency": {"limit": 1},
+            "data_copy_concurrency": {"limit": threads},
             "file_io_concurrency": {"limit": 4},
         },
     }
@@ -385,10 +391,12 @@ def _scale_nm(path: Path, multiscale: dict[str, Any], dataset: dict[str, Any]) -
     names = [a.get("name") if isinstance(a, dict) else a for a in axes]
     if names and names != ["z", "y", "x"]:
         raise InputError(f"{path}: expected axes ending in z, y, x, the metadata say {names}")
-    steps = dataset.get("coordinateTransformations", [])
+    # A level is first scaled by its own transformations, then by those of all levels.
+    steps = [s for part in (dataset, multiscale) for s in part.get("coordinateTransformations", [])]
     scales = [t["scale"][-3:] for t in steps if t.get("type") == "scale"]
     units = [str(a.get("unit")) if isinstance(a, dict) else "" for a in axes]
     if not scales or not axes or any(u not in _UNIT_NM for u in units):
         return None
-    z, y, x = (float(s) * _UNIT_NM[u] for s, u in zip(scales[0], units, strict=True))
+    product = np.prod(np.asarray(scales, np.float64), axis=0)
+    z, y, x = (float(s) * _UNIT_NM[u] for s, u in zip(product, units, strict=True))
     return z, y, x

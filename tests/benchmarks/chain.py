@@ -71,6 +71,11 @@ def _ledgers(out: Path) -> Iterator[tuple[str, list[float]]]:
         yield path.stem, list(seconds.values())
 
 
+def stage_seconds(out: Path) -> dict[str, float]:
+    """Seconds inside the blocks of each stage of a run."""
+    return {name: sum(marks) for name, marks in _ledgers(out)}
+
+
 def stage_counts(out: Path) -> dict[str, float]:
     """Everything that the blocks of a run counted, added up: fragments, edges, segments ..."""
     counts: dict[str, float] = {}

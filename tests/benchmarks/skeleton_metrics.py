@@ -23,7 +23,7 @@ from typing import Any
 
 import machine
 import numpy as np
-from chain import AXONLOOM, scratch, stage_counts
+from chain import AXONLOOM, scratch, stage_counts, stage_seconds
 from measuring import run_measured
 from numpy.typing import NDArray
 from printing import print_table, save
@@ -169,16 +169,23 @@ def kept_large(folder: Path, seed: int) -> tuple[Path, Path]:
         skeletons, labels = draw_neurons(shape, neurons, nodes, seed)
         unfinished = folder / f"{name}.unfinished.zarr"
         remove_tree(unfinished)
-        _write_labels(unfinished, shape, *paint(skeletons, labels, shape))
+        write_labels(unfinished, shape, *paint(skeletons, labels, shape))
         write_zip(tracings, skeletons)
         remove_tree(path)
         unfinished.rename(path)
     return path, tracings
 
 
-def _write_labels(path: Path, shape: Triple, voxels: NDArray, values: NDArray[np.uint64]) -> None:
+def write_labels(
+    path: Path,
+    shape: Triple,
+    voxels: NDArray,
+    values: NDArray[np.uint64],
+    voxel_size_nm: tuple[float, float, float] = VOXEL_SIZE_NM,
+) -> None:
+    """A zarr with these values at these voxels (n, 3), of several the last; made box by box."""
     volume = Volume.create(
-        path, shape, np.uint64, chunks=CHUNK, voxel_size_nm=VOXEL_SIZE_NM, compressor="zstd-plain"
+        path, shape, np.uint64, chunks=CHUNK, voxel_size_nm=voxel_size_nm, compressor="zstd-plain"
     )
     grid = BlockGrid.over(shape, tuple(2 * c for c in CHUNK))
     index = np.ravel_multi_index(tuple((voxels // grid.block_shape).T), grid.cells)
@@ -275,7 +282,7 @@ def measure_large(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             command += ["--serial"] if options.workers is None else ["--workers", options.workers]
             usage = run_measured(command)
             counts = stage_counts(out)
-            seconds = _stage_seconds(out)
+            seconds = stage_seconds(out)
         figures["runs"].append({"usage": vars(usage), "counts": counts, "stages": seconds})
         if best is None or usage.cpu < best[0].cpu:
             best = usage, counts, seconds
@@ -306,14 +313,6 @@ def chunks_with_nodes(tracings: Path, chunks: Triple) -> int:
     for skeleton in read_skeletons(tracings, swc):
         found.update(map(tuple, np.unique(skeleton.nodes // chunks, axis=0).astype(int).tolist()))
     return len(found)
-
-
-def _stage_seconds(out: Path) -> dict[str, float]:
-    seconds: dict[str, float] = {}
-    for path in sorted((out / "ledger").glob("*.jsonl")):
-        lines = map(json.loads, path.read_text().splitlines())
-        seconds[path.stem] = sum(line.get("seconds", 0.0) for line in lines if "block" in line)
-    return seconds
 
 
 def _gib(size: float) -> str:

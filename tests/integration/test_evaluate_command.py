@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import flows.cli as cli
 from pipeline.arrays.contingency import count_contingency, score_contingency
 from pipeline.arrays.metrics import labels_at_nodes, score
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StageError
 from pipeline.stages.run import Run
 from pipeline.storage.swc import SwcOptions, read_skeletons
 from pipeline.storage.tables import write_table
@@ -223,6 +223,126 @@ def test_what_becomes_of_labels_that_a_lookup_lacks(
     found = evaluate(data, tmp_path / "out", *arguments)
     before = json.loads((whole / "metrics.json").read_text())["overall"]["pct_omit"]
     assert (found["overall"]["pct_omit"] > before + 10) == (missing == "zero")
+
+
+def test_what_a_lookup_lacks_is_told_once_and_not_as_kept_where_it_is_excluded(
+    data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lookup.csv").write_text("fragment,segment\n1,500\n2,500\n")
+    (tmp_path / "excluded.txt").write_text("0\n11\n500\n999\n")
+    lookup = ("--lookup", str(tmp_path / "lookup.csv"))
+    excluded = ("--exclude-ids", str(tmp_path / "excluded.txt"))
+    arguments = [
+        "evaluate", "--segmentation", str(data / "s0.zarr"), "--skeletons", str(data / "swc"),
+        "--voxel-size", *map(str, SIZE), "--serial", "--no-curves", *lookup, *excluded,
+    ]  # fmt: skip
+    truth = read_skeletons(data / "swc", SwcOptions(voxel_size_nm=SIZE, volume_shape=SHAPE))
+    labels = np.load(data / "labels.npy")
+    nodes = np.concatenate([labels_at_nodes(s, labels)[0] for s in truth])
+    missing = len(set(nodes.tolist()) - {0, 1, 2})
+    named, eleven = int(np.isin(nodes, (1, 2)).sum()), int((nodes == 11).sum())
+    assert min(named, eleven) > 0
+    cases = {
+        "keep": ("keep their id, 1 of them being excluded", named + eleven),
+        "zero": ("count as background", named),
+    }
+    for fate, (words, hit) in cases.items():
+        out = tmp_path / fate
+        more = ("--lookup-missing", fate, "--out", str(out))
+        done = CliRunner().invoke(cli.app, [*arguments, *more], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        told = f"{missing} labels that it does not name {words}"
+        left = f"3 segments count as background: {hit} nodes lie on them"
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert metrics["conventions"]["lookup"].endswith(told)
+        assert metrics["conventions"]["excluded"] == left
+        assert metrics["lookup"] == {"missing_labels": missing}
+        report = (out / "report.html").read_text()
+        for line in (told, left):
+            assert done.output.count(line) == 1
+            assert line in report
+
+
+@pytest.mark.parametrize("missing", ["keep", "zero"])
+def test_what_is_without_effect_is_refused(data: Path, tmp_path: Path, missing: str) -> None:
+    with pytest.raises(InputError, match=f"--lookup-missing {missing} has no effect without"):
+        evaluate(data, tmp_path / "out", "--lookup-missing", missing)
+    with pytest.raises(InputError, match="--ignore-label is about true labels"):
+        evaluate(data, tmp_path / "out", "--ignore-label", "3")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_negative_label_is_named_and_nothing_looks_whole(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    labels = np.load(data / "labels.npy").astype(np.int64)
+    labels[labels < 0] = 77
+    labels[20:24, 20:25, 5:40] = -4
+    array = zarr.create_array(tmp_path / "s0.zarr", shape=SHAPE, chunks=(20,) * 3, dtype="i8")
+    array[:] = labels
+    (tmp_path / "swc").mkdir()
+    (tmp_path / "swc" / "a.swc").write_text("1 2 8 22 22 1 -1\n2 2 9 23 23 1 1\n")
+    message = (
+        r"s0\.zarr: a label is negative: -4 at voxel \(20, 20, 5\) .* 300 such voxels in the box"
+    )
+    with pytest.raises(StageError, match=message):
+        evaluate(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    # Beside the scores of an earlier evaluation.
+    evaluate(data, tmp_path / "out", "--overwrite")
+    with pytest.raises(StageError, match=message):
+        evaluate(tmp_path, tmp_path / "out", "--overwrite")
+    arguments = ["compare", str(whole), str(tmp_path / "out"), "--out", str(tmp_path / "c")]
+    with pytest.raises(InputError, match="of an earlier evaluation in this folder"):
+        CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_configuration_that_is_no_runs_is_not_replaced(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine: 1\n")
+    with pytest.raises(InputError, match=r"config\.yaml is not of a run of axonloom"):
+        evaluate(data, tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "mine: 1\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_report_of_an_evaluation_holds_what_belongs_to_one(whole: Path) -> None:
+    report = (whole / "report.html").read_text().split("</style>")[1]
+    for foreign in (
+        "Trained on", "baseline", "Projections", "No training", "No segmentation", "not counted",
+        "axonloom run", "threshold curve", "the network", "voxels/s", "torch",
+    ):  # fmt: skip
+        assert foreign not in report, foreign
+    for own in ("axonloom evaluation", '<div class="name">tracings</div>', "axonloom compare"):
+        assert own in report, own
+    assert "The merges among the sites" in report
+
+
+def test_a_translation_in_the_metadata_is_told_and_not_used(data: Path, tmp_path: Path) -> None:
+    steps = [
+        {"type": "scale", "scale": list(SIZE)},
+        {"type": "translation", "translation": [600.0, 0.0, -75.0]},
+    ]
+    axes = [{"name": n, "type": "space", "unit": "nanometer"} for n in "zyx"]
+    group = zarr.create_group(tmp_path / "s0.zarr", zarr_format=3)
+    group.create_array("0", shape=SHAPE, chunks=(16,) * 3, dtype="u8")[:] = np.load(
+        data / "labels.npy"
+    )
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+    (tmp_path / "swc").mkdir()
+    (tmp_path / "swc" / "a.swc").write_text("1 2 300 500 1000 1 -1\n2 2 400 600 1100 1 1\n")
+    told = {}
+    for unit, offset in (("nm", ()), ("nm", ("--offset", "-3", "0", "1.5")), ("voxel", ())):
+        out = tmp_path / f"{unit}{len(offset)}"
+        if unit == "voxel":
+            (tmp_path / "swc" / "a.swc").write_text("1 2 5 5 5 1 -1\n2 2 6 6 6 1 1\n")
+        evaluate(tmp_path, out, "--swc-unit", unit, *offset)
+        told[unit, offset] = json.loads((out / "label_placement.json").read_text())["warning"]
+    first, *others = told.values()
+    assert "put its first voxel at 3, 0, -1.5 voxels (z, y, x), which is not used" in first
+    assert "set --offset -3 0 1.5 (" in first
+    assert not any("first voxel" in (text or "") for text in others)
 
 
 def test_scores_of_voxels_come_with_labels(data: Path, tmp_path: Path) -> None:

@@ -123,6 +123,23 @@ def test_a_row_is_what_evaluate_says(axonloom, data, segmented, sweep, tmp_path,
     assert len({json.dumps(row["overall"]) for row in found["rows"]}) == 3
 
 
+def test_tracings_left_out_are_listed_and_told(data, segmented, sweep, tmp_path):
+    swc = tmp_path / "tracings"
+    swc.mkdir()
+    first = sorted((data / "swc").glob("*.swc"))[0]
+    (swc / first.name).write_text(first.read_text())
+    (swc / "far.swc").write_text("1 2 200 1 1 1 -1\n2 2 201 1 1 1 1\n")
+    for rule, names in (("drop", ["far"]), ("zero", None)):
+        done, found = sweep(
+            segmented(LOWEST), "--skeletons", swc, *asked(0.5), "--out-of-bounds", rule,
+            given=("labels",), out=tmp_path / rule,
+        )  # fmt: skip
+        assert found.get("left_out") == names
+        assert found["rows"][0]["overall"]["out_of_bounds_nodes"] >= 2
+        assert "nodes of the tracings lie outside the volume" in done.out
+        assert ("Not scored, because wholly outside: far." in done.out) == (rule == "drop")
+
+
 def test_a_row_has_the_voxel_scores_of_the_dense_arrays(data, segmented, sweep):
     _, found = sweep(segmented(LOWEST), *asked(*THRESHOLDS))
     labels = array(data / "labels.zarr")

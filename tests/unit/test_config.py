@@ -39,6 +39,8 @@ def test_defaults_are_a_configuration():
         ({"targets": {"sampled_share": 1.5}}, "targets.sampled_share"),
         ({"targets": {"sampled_seed": -1}}, "targets.sampled_seed"),
         ({"targets": {"background": "none"}}, "targets.background"),
+        ({"evaluate": {"lookup_missing": "zero"}}, "has no effect without evaluate.lookup"),
+        ({"input": {"swc": {"offset": [1e300, 0, 0]}}}, "input.swc.offset"),
         ([], "expected a mapping"),
     ],
 )
@@ -52,6 +54,17 @@ def test_every_problem_is_told_at_once():
         parse_config({"a": 1, "segment": {"b": 2}})
     assert "a: unknown key" in str(caught.value)
     assert "segment.b: unknown key" in str(caught.value)
+
+
+def test_a_check_of_ours_speaks_for_itself():
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"segment": {"block": [0, 4, 4]}})
+    line = str(caught.value).splitlines()[1]
+    assert line == "  segment.block: expected positive numbers for z, y, x, got [0, 4, 4]"
+
+
+def test_the_default_for_labels_that_a_lookup_lacks_may_be_written_down():
+    assert parse_config({"evaluate": {"lookup_missing": "keep"}}).evaluate.lookup is None
 
 
 def test_input_paths_are_relative_to_the_file(tmp_path):

@@ -13,11 +13,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Which of our own packages each may import, itself included; the longest matching prefix counts.
-GROUND = ("pipeline.errors", "pipeline.geometry", "pipeline.settings")
+GROUND = ("pipeline.errors", "pipeline.geometry", "pipeline.settings", "pipeline.threads")
 ALLOWED = {
     "pipeline.errors": (),
     "pipeline.settings": ("pipeline.errors", "pipeline.settings"),
     "pipeline.geometry": GROUND,
+    "pipeline.threads": (),
     "pipeline.arrays": (*GROUND, "pipeline.arrays"),
     "pipeline.storage": (*GROUND, "pipeline.arrays", "pipeline.storage"),
     "pipeline.learning": (*GROUND, "pipeline.arrays", "pipeline.storage", "pipeline.learning"),

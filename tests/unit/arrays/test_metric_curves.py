@@ -123,3 +123,37 @@ def test_bad_input_is_refused():
         metric_curves(forests, labels[:-1], VOXEL)
     with pytest.raises(DtypeError):
         metric_curves(forests, [values.astype(np.float64) for values in labels], VOXEL)
+
+
+def star(name: str, *arms: float) -> Skeleton:
+    """Node 0 is the centre; arm k has one node so many nanometres away."""
+    nodes = np.zeros((len(arms) + 1, 3))
+    nodes[1:, 2] = np.array(arms) / VOXEL[2]
+    index = np.arange(1, len(arms) + 1)
+    return Skeleton(name, nodes, np.stack([index, 0 * index], axis=1))
+
+
+def test_limits_that_repair_as_many_nodes_but_not_the_same():
+    """Up to 40 nm: the one node that was closed becomes ambiguous, another one is closed."""
+    first, second = star("a", 10, 10, 20, 20), star("b", 15, 20)
+    nodes = np.concatenate([first.nodes, second.nodes])
+    edges = np.concatenate([first.edges, second.edges + len(first.nodes)])
+    forests = [build_forest(Skeleton("ab", nodes, edges), VOXEL)]
+    labels = [np.array([0, 1, 1, 2, 2, 0, 3, 3], np.uint64)]
+    found = metric_curves(forests, labels, VOXEL, max_gap_nm=(20.0, 40.0)).rows
+    assert by_value(found, "max_gap_nm", "repaired_nodes") == {20.0: 1, 40.0: 1}
+    assert by_value(found, "max_gap_nm", "ambiguous_nodes") == {20.0: 0, 40.0: 1}
+    assert by_value(found, "max_gap_nm", "correct_edges") == {20.0: 2, 40.0: 2}
+    assert by_value(found, "max_gap_nm", "split_edges") == {20.0: 2, 40.0: 0}
+
+
+def test_ffn_columns_hold_the_tolerance_against_labels_before_repair():
+    """Label 1 has 3 nodes on the first chain only if its gap is closed."""
+    rows = [[1, 0, 1, 4, 4], [1, 1, 1, 2, 2]]
+    forests = [build_forest(chain(f"n{i}", len(r)), VOXEL) for i, r in enumerate(rows)]
+    labels = [np.array(r, np.uint64) for r in rows]
+    found = metric_curves(forests, labels, VOXEL, merge_min_nodes=(2, 3)).rows
+    assert by_value(found, "merge_min_nodes", "merges_total") == {2: 1, 3: 1}
+    squares = {2: 8**2 + 8**2, 3: 8**2 + 16**2 + 8**2}
+    expected = {nodes: square / 64 for nodes, square in squares.items()}
+    assert by_value(found, "merge_min_nodes", "ffn_erl_nm") == expected

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.arrays.permutation import DRAWS, holm, paired_permutation_test, smallest_p
+from pipeline.arrays.permutation import (
+    DRAWS,
+    holm,
+    paired_permutation_test,
+    paired_permutation_tests,
+    smallest_p,
+)
 from pipeline.errors import InputError, ShapeError
 
 FIGURES = st.lists(st.integers(-20, 20), min_size=1, max_size=9)
@@ -78,3 +84,38 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+
+
+def test_many_figures_have_the_p_values_they_have_alone() -> None:
+    random = np.random.default_rng(3)
+    for cases in (1, 9, 16, 17, 60):
+        values = random.normal(size=(4, cases)) + np.array([[0.0], [0.3], [0.8], [0.0]])
+        values[3] = 2.5
+        base = random.normal(size=(4, cases))
+        base[3] = 2.5
+        together = paired_permutation_tests(values, base, seed=5)
+        alone = [paired_permutation_test(v, b, seed=5) for v, b in zip(values, base, strict=True)]
+        assert together == alone
+        assert together[3] == 1.0
+
+
+def test_the_share_of_drawn_assignments_is_counted() -> None:
+    """The signs of the test, drawn and added up here one figure at a time."""
+    random = np.random.default_rng(8)
+    differences = np.rint(random.normal(size=(3, 20)) * 5) + np.array([[0.0], [1.0], [3.0]])
+    signs = 1 - 2 * np.random.default_rng(2).integers(0, 2, (DRAWS, 20), dtype=np.int8)
+    expected = []
+    for row in differences:
+        sums = signs.astype(np.int64) @ row.astype(np.int64)
+        extreme = int((abs(sums) >= abs(row.sum())).sum())
+        expected.append((extreme + 1) / (DRAWS + 1))
+    assert paired_permutation_tests(differences, np.zeros((3, 20)), seed=2) == expected
+    assert len(set(expected)) == 3
+
+
+def test_tables_that_do_not_fit() -> None:
+    for values, base in (([[1.0]], [[1.0, 2.0]]), ([1.0], [1.0]), ([[]], [[]])):
+        with pytest.raises(ShapeError, match="tables"):
+            paired_permutation_tests(values, base)
+    with pytest.raises(InputError, match="finite"):
+        paired_permutation_tests([[1.0, np.inf]], [[1.0, 2.0]])

@@ -394,3 +394,44 @@ def test_scores_against_labels_stand_beside_the_reference():
     none = LabelScoreFacts(None, scored_on="voxels [0:1]")
     text = Page(render_report(ReportData("a", label_scores=none))).text
     assert "No labelled voxel in voxels [0:1]: the labels score nothing." in text
+
+
+def test_an_evaluation_leaves_out_what_belongs_to_a_reconstruction():
+    source = InputFacts("/data/a.zarr", (6, 12, 9), "uint16", (40.0, 8.0, 8.0))
+    found = metrics(0.3, out_of_bounds_nodes=50, pct_merged=9.0)
+    scores = ScoreFacts(
+        found,
+        run_intervals={"nerl": (0.2, 0.4)},
+        trained_on="nothing in this run",
+        renamed=["labels renamed by a lookup of 3 rows", "2 segments <left> out"],
+    )
+    told = "50 of 1,000 nodes of the tracings lie outside the volume: count as background."
+    data = ReportData(
+        "a", source=source, scores=scores, wall_seconds=2.0, warnings=[told], evaluation=True
+    )
+    page = Page(render_report(data))
+    assert not [a for _, a in page.tags if a.get("class") == "missing"] or "No stages" in page.text
+    assert set(page.attributes("id")) & SECTIONS == {"next", "run", "stages", "scores", "files"}
+    links = {h for h in page.attributes("href") if h.startswith("#")}
+    assert links == {"#next", "#run", "#stages", "#scores", "#files"}
+    assert "tracings 3 1,000 edges normalized ERL 0.300 95 %: 0.200 to 0.400" in page.text
+    assert "Labels labels renamed by a lookup of 3 rows 2 segments <left> out Metric" in page.text
+    for foreign in ("Trained on", "baseline", "difference", "threshold", "voxels/s"):
+        assert foreign not in page.text, foreign
+    steps = [step.text for step in next_steps(data)]
+    assert steps[0] == told
+    assert [s.count("50") for s in steps] == [1, 0, 0], "the number is told once"
+    assert steps[2].startswith("9.0 % of the tracings' edges lie in segments")
+    assert "The merges among the sites" in steps[2]
+    whole = Page(render_report(replace(data, evaluation=False)))
+    assert "Trained on nothing in this run" in whole.text
+    assert set(whole.attributes("id")) >= SECTIONS
+
+
+def test_an_evaluation_beside_another_segmentation_shows_both():
+    labels = LabelScoreFacts({"voi": 1.0}, {"voi": 1.5})
+    scores = ScoreFacts(metrics(), metrics(0.5), "plain threshold")
+    data = ReportData("a", scores=scores, label_scores=labels, evaluation=True)
+    page = Page(render_report(data))
+    assert "Metric this segmentation plain threshold difference" in page.text
+    assert "Metric this segmentation reference difference" in page.text

@@ -132,12 +132,12 @@ def test_projections_equal_those_of_the_arrays(runs, phantom):
 
 
 def test_skeletons_lie_in_their_segments(runs):
-    from pipeline.stages.skeletonize import read_joined
+    from pipeline.stages.skeleton_join import read_joined, skeleton_rows
 
     handle = runs["odd"]
     volume = handle.volume("segments")
     labels = volume.read(volume.roi)
-    joined = read_joined(handle)
+    joined = read_joined(handle, skeleton_rows(handle)["segment"].tolist())
     assert set(joined) == set(np.unique(labels)) - {0}
     inside = total = 0
     for segment, skeleton in joined.items():

@@ -17,11 +17,14 @@ SHAPE = (64, 96, 160)
 SWC = "1 2 5 5 5 1 -1\n2 2 25 25 25 1 1\n"
 
 # Tracings are held against the segments only where these are given.
-ALL = {stage.name for stage in STAGES} - {"label_placement"}
+# Of fragments that a lookup fuses: see test_skeleton_stages.
+FUSED = {"fragment_join", "scatter", "scatter_index", "fuse"}
+ALL = {stage.name for stage in STAGES} - {"label_placement"} - FUSED
 # The segmentation to compare with depends on nothing that the run does.
 MADE = ALL - {"reference_overlap"}
 FROM_NODES = {"sites", "curves", "proofread"}
-SKELETONS = {"skeletonize", "join", "proofread"}
+FILED = {"skeleton_files", "proofread"}
+SKELETONS = {"skeletonize", "skeleton_index", "join", *FILED}
 AGAINST_LABELS = {"label_overlap", "label_scores"}
 LABELLED = (
     SKELETONS | AGAINST_LABELS | {"node_labels", "evaluate", *FROM_NODES, "export", "project"}
@@ -98,18 +101,21 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "segment.tune_max_voxels": (999, TUNED),
     "skeletonize.block": ([16, 16, 16], SKELETONS),
     "evaluate.block": ([64, 64, 64], {"node_labels", "evaluate", *FROM_NODES}),
-    "evaluate.lookup_missing": ("zero", NONE),  # there is no lookup
     "evaluate.bootstrap": (99, {"evaluate"}),
     "evaluate.curves": (False, NONE),
     "evaluate.repair": (False, TUNED),
     "evaluate.max_gap_nm": (9.0, TUNED),
     "evaluate.merge_min_nodes": (2, TUNED),
     "evaluate.merge_min_nm": (9.0, TUNED),
-    "evaluate.out_of_bounds": ("drop", SCORED),
+    "evaluate.out_of_bounds": ("drop", {"evaluate", *FROM_NODES}),
     "evaluate.baseline": (False, {"evaluate"}),
     "evaluate.baseline_threshold": (9.0, {"baseline", "evaluate"}),
-    "proofread.levels": (1, {"export", "proofread"}),
-    "proofread.swc_unit": ("nm", {"proofread"}),
+    "skeletonize.cross_sections": (True, SKELETONS),
+    "skeletonize.section_context": (9, NONE),  # nothing is measured
+    "proofread.levels": (1, {"export", *FILED}),
+    "proofread.swc": (False, FILED),
+    "proofread.swc_unit": ("nm", FILED),
+    "proofread.sharded": ("yes", FILED),
     "execution.kind": ("serial", NONE),
     "execution.workers": (7, NONE),
     "execution.address": ("tcp://host:8786", NONE),
@@ -153,9 +159,10 @@ FILES = {
     "evaluate.exclude_ids": "ids",
 }
 REPLACING = {"input.checkpoint", "input.start_from", "input.affinities", "input.segments",
-             "evaluate.lookup"}  # fmt: skip
-# Needs another run: see test_training_volumes.
-OTHER_RUNS = {"input.training_runs"}
+             "evaluate.lookup", "evaluate.lookup_missing"}  # fmt: skip
+# Need other runs: see test_training_volumes and test_skeleton_stages.
+OTHER_RUNS = {"input.training_runs", "skeletonize.lookup", "skeletonize.lookup_missing",
+              "skeletonize.level", "skeletonize.soma_mask"}  # fmt: skip
 
 
 @pytest.fixture
@@ -301,8 +308,10 @@ def test_the_skeleton_method_reaches_the_skeletons(values):
     fields = parse_config(values).skeletonize.method
     tried = 0
     for name, value in fields:
-        if isinstance(value, float):
-            after = replaced(values, f"skeletonize.method.{name}", value + 1)
+        if isinstance(value, float | int):
+            other = not value if isinstance(value, bool) else type(value)(value / 2 + 1.5)
+            other = 0.2 if name == "max_fill" else other
+            after = replaced(values, f"skeletonize.method.{name}", other)
             assert changes(keys_of(values), keys_of(after)) == SKELETONS, name
             tried += 1
     assert tried

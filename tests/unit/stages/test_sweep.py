@@ -502,7 +502,7 @@ KEYS = {
     "repair": ({"evaluate": {"repair": False}}, {"sweep"}),
     "merge tolerance": ({"evaluate": {"merge_min_nodes": 3}}, {"sweep"}),
     "baseline": ({"evaluate": {"baseline": False}}, set()),
-    "out of bounds": ({"evaluate": {"out_of_bounds": "drop"}}, {"fragment_labels", "sweep"}),
+    "out of bounds": ({"evaluate": {"out_of_bounds": "drop"}}, {"sweep"}),
     "tracings": ({"input": {"swc": {"offset": [0, 0, 1]}}}, {"fragment_labels", "sweep"}),
     "region": (
         {"regions": {"score": {"begin": [0, 0, 0], "end": [9, 9, 9]}}},

@@ -14,7 +14,9 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ImportWarning)
     from cloudvolume.datasource.precomputed.annotation import PrecomputedAnnotationSource
+import tensorstore as ts
 from neuroglancer import CoordinateSpace
+from neuroglancer.read_precomputed_annotations import AnnotationReader
 from neuroglancer.viewer_state import AnnotationPropertySpec
 from neuroglancer.write_annotations import AnnotationWriter
 
@@ -22,6 +24,7 @@ from pipeline.arrays.error_sites import KINDS, Sites, find_sites
 from pipeline.arrays.metrics import build_forest, score
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.errors import InputError
+from pipeline.storage import annotations
 from pipeline.storage.annotations import LAYERS, write_site_layers
 
 VOXEL = (40.0, 9.0, 7.0)
@@ -234,3 +237,126 @@ def test_the_writer_of_the_viewer_gives_the_same_bytes(tmp_path, kind):
         assert read_info(layer)[key].__repr__().lower() == info[key].__repr__().lower()
     for axis, (scale, unit) in read_info(layer)["dimensions"].items():
         assert info["dimensions"][axis] == [pytest.approx(scale), unit]
+
+
+def many_sites() -> Sites:
+    """Neurons with gaps of background, split edges and labels that others carry too."""
+    rng = np.random.default_rng(3)
+    cases = []
+    for number in range(8):
+        nodes = np.cumsum(rng.normal(0, 1.2, (150, 3)), axis=0) + np.array([2, 30, 10])
+        edges = np.array([(i + 1, i) for i in range(149)])
+        labels = np.repeat(rng.integers(0, 40, 50) * (rng.random(50) < 0.6), 3).tolist()
+        cases.append((Skeleton(f"n{number}", nodes, edges), labels))
+    return sites_of(*cases)
+
+
+def read_part(layer: Path, part: dict[str, Any], keys: set[int]) -> dict[int, bytes]:
+    """The entries of a part, by the viewer's own kind of store where it is sharded."""
+    folder = layer / part["key"]
+    if "sharding" not in part:
+        return {int(file.name): file.read_bytes() for file in folder.iterdir()}
+    assert all(file.suffix == ".shard" for file in folder.iterdir())
+    spec = {"driver": "neuroglancer_uint64_sharded", "metadata": part["sharding"]}
+    store = ts.KvStore.open(spec | {"base": f"file://{folder}/"}).result()
+    assert len(store.list().result()) == len(keys)
+    return {key: store.read(struct.pack(">Q", key)).result().value for key in keys}
+
+
+def read_cells(layer: Path, level: dict[str, Any]) -> dict[tuple[int, ...], bytes]:
+    """The cells of a level, by their three numbers."""
+    every = np.stack(np.unravel_index(np.arange(np.prod(level["grid_shape"])), level["grid_shape"]))
+    folder = layer / level["key"]
+    if "sharding" not in level:
+        return {tuple(map(int, f.name.split("_"))): f.read_bytes() for f in folder.iterdir()}
+    spec = {"driver": "neuroglancer_uint64_sharded", "metadata": level["sharding"]}
+    store = ts.KvStore.open(spec | {"base": f"file://{folder}/"}).result()
+    found = {}
+    for cell in every.T.tolist():
+        code, place = 0, 0
+        for bit in range(32):
+            for axis in range(3):
+                if level["grid_shape"][axis] > 1 << bit:
+                    code |= (cell[axis] >> bit & 1) << place
+                    place += 1
+        read = store.read(struct.pack(">Q", code)).result()
+        if read.state == "value":
+            found[tuple(cell)] = read.value
+    assert len(store.list().result()) == len(found)
+    return found
+
+
+def decode_list(info: dict[str, Any], data: bytes) -> dict[int, tuple[Any, ...]]:
+    one = record(info)
+    (count,) = struct.unpack_from("<Q", data)
+    assert len(data) == 8 + count * (one.size + 8)
+    ids = struct.unpack_from(f"<{count}Q", data, 8 + count * one.size)
+    return {i: one.unpack_from(data, 8 + n * one.size) for n, i in enumerate(ids)}
+
+
+@pytest.mark.parametrize("most_files", [0, 10_000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_layers_are_sharded_and_spread_over_levels(tmp_path, monkeypatch, kind, most_files):
+    monkeypatch.setattr(annotations, "_MOST_FILES", most_files)
+    monkeypatch.setattr(annotations, "_CELL_LIMIT", 5)
+    sites = many_sites()
+    write_site_layers(tmp_path, sites, SHAPE, VOXEL)
+    layer, wanted = tmp_path / LAYERS[kind], expected(sites, kind)
+    info = read_info(layer)
+    values = {i: annotation for i, (annotation, _) in wanted.items()}
+    assert len(wanted) > 30
+    assert ("sharding" in info["by_id"]) == (most_files == 0)
+    by_id = {}
+    one = record(info)
+    for key, data in read_part(layer, info["by_id"], set(wanted)).items():
+        (count,) = struct.unpack_from("<I", data, one.size)
+        assert len(data) == one.size + 4 + 8 * count
+        listed = struct.unpack_from(f"<{count}Q", data, one.size + 4)
+        by_id[key] = (one.unpack_from(data), list(listed))
+    assert by_id == wanted
+    segments = {label for _, labels in wanted.values() for label in labels}
+    related = read_part(layer, info["relationships"][0], segments)
+    assert {key: decode_list(info, data) for key, data in related.items()} == {
+        label: {i: values[i] for i, (_, labels) in wanted.items() if label in labels}
+        for label in segments
+    }
+    low, extent = np.array(info["lower_bound"]), np.array(info["upper_bound"]) - info["lower_bound"]
+    assert info["spatial"][0]["grid_shape"] == [1, 1, 1]
+    assert len(info["spatial"]) > 1
+    seen: dict[int, tuple[Any, ...]] = {}
+    for level in info["spatial"]:
+        size = np.array(level["chunk_size"])
+        np.testing.assert_allclose(size * level["grid_shape"], extent)
+        cells = {c: decode_list(info, data) for c, data in read_cells(layer, level).items()}
+        assert max(map(len, cells.values())) == level["limit"]
+        here: dict[int, tuple[Any, ...]] = {}
+        for cell, found in cells.items():
+            for i, annotation in found.items():
+                places = np.reshape(annotation[:-2], (-1, 3))
+                assert (places.max(axis=0) >= low + cell * size - 1e-6).all()
+                assert (places.min(axis=0) <= low + (np.array(cell) + 1) * size + 1e-6).all()
+                here[i] = annotation
+        for i, annotation in here.items():
+            cell = tuple(((np.array(annotation[:3]) - low) / size).astype(int).tolist())
+            assert i in cells[cell]
+        assert not seen.keys() & here.keys()
+        seen |= here
+    assert seen == values
+
+
+def test_the_viewer_package_finds_what_is_sharded(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotations, "_MOST_FILES", 0)
+    monkeypatch.setattr(annotations, "_CELL_LIMIT", 5)
+    sites = many_sites()
+    write_site_layers(tmp_path, sites, SHAPE, VOXEL)
+    # It takes the properties for longer than the format has them: bytes only.
+    monkeypatch.setattr(AnnotationReader, "_decode_multiple_annotations", lambda _, key, data: data)
+    reader = AnnotationReader(f"file://{tmp_path / 'splits'}")
+    info = read_info(tmp_path / "splits")
+    values = {i: annotation for i, (annotation, _) in expected(sites, "split").items()}
+    found: dict[int, tuple[Any, ...]] = {}
+    for level, spatial in zip(info["spatial"], reader.spatial, strict=True):
+        for cell in np.ndindex(*level["grid_shape"]):
+            if cell in spatial:
+                found |= decode_list(info, spatial[cell])
+    assert found == values

@@ -8,7 +8,13 @@ import zarr
 from pipeline.errors import DataError, DtypeError, InputError, ShapeError
 from pipeline.geometry import Roi
 from pipeline.storage.fingerprint import fingerprint
-from pipeline.storage.source import labels_at, open_source, read_labels, source_offset
+from pipeline.storage.source import (
+    labels_at,
+    open_source,
+    read_labels,
+    source_offset,
+    translation_vox,
+)
 
 DATA = np.random.default_rng(0).integers(0, 4000, (6, 20, 30)).astype(np.uint16)
 ROI = Roi((1, 3, 4), (4, 10, 20))
@@ -273,3 +279,39 @@ def test_planes_beside_a_file_called_info_are_planes(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", DATA[0])
     (tmp_path / "info").write_text("taken on a Monday")
     assert open_source(tmp_path).shape == (1, 20, 30)
+
+
+def _ome(path, dataset, levels=None, version="0.5"):
+    group = zarr.create_group(path, zarr_format=3 if version == "0.5" else 2)
+    group.create_array("0", shape=(2, 3, 4), dtype="u2")
+    axes = [{"name": n, "type": "space", "unit": "nanometer"} for n in "zyx"]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": dataset}]}
+    if levels is not None:
+        image["coordinateTransformations"] = levels
+    inner = {"version": version, "multiscales": [image]}
+    group.attrs.update({"ome": inner} if version == "0.5" else inner)
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_translations_of_the_metadata_compose(tmp_path, version):
+    scale = {"type": "scale", "scale": [200.0, 100.0, 50.0]}
+    moved = {"type": "translation", "translation": [400.0, 0.0, -75.0]}
+    again = [
+        {"type": "scale", "scale": [2.0, 1.0, 1.0]},
+        {"type": "translation", "translation": [100.0, 50.0, 0.0]},
+    ]
+    plain = _ome(tmp_path / "plain.zarr", [scale], version=version)
+    one = _ome(tmp_path / "one.zarr", [scale, moved], version=version)
+    both = _ome(tmp_path / "both.zarr", [scale, moved], again, version=version)
+    assert translation_vox(open_source(plain)) == (0.0, 0.0, 0.0)
+    assert translation_vox(open_source(one)) == (2.0, 0.0, -1.5)
+    # (400 * 2 + 100) / (200 * 2), 50 / 100, -75 / 50
+    assert translation_vox(open_source(both)) == (2.25, 0.5, -1.5)
+
+
+def test_other_sources_have_no_translation(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", shape=(2, 3, 4), dtype="u2")
+    tifffile.imwrite(tmp_path / "a.tif", DATA, photometric="minisblack")
+    for name in ("a.zarr", "a.tif"):
+        assert translation_vox(open_source(tmp_path / name)) == (0.0, 0.0, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, permutations, product
 from pathlib import Path
@@ -25,10 +26,10 @@ from pipeline.storage.swc import (
     check_placement,
     judge_placement,
     read_skeletons,
-    suggest_orientation,
     write_swc,
 )
 from pipeline.storage.swc_frame import flip_coordinate, to_columns, to_voxels
+from pipeline.storage.swc_placement import _sampled, suggest_unit
 
 VOXEL = (1000.0, 400.0, 250.0)
 PLAIN = SwcOptions(voxel_size_nm=VOXEL)
@@ -297,82 +298,6 @@ def test_what_is_written_is_read_again(tmp_path: Path, unit: str):
         assert np.array_equal(got.types, skeleton.types)
 
 
-def test_written_rows(tmp_path: Path):
-    """Edges in any direction; the root is the first node that is nobody's child."""
-    nodes = [[3, 2, 1], [3, 2, 2.5], [0, 0, -0.0], [3, 2, 4]]
-    skeleton = Skeleton("s", nodes, [[0, 1], [3, 0]], [100, 200, np.nan, 400], [1, 2, 3, 4])
-    path = tmp_path / "s.swc"
-    write_swc(path, skeleton, voxel_size_nm=(1000, 500, 100), header=["segment 7", "threshold 0.5"])
-    assert path.read_text().splitlines() == [
-        "# segment 7",
-        "# threshold 0.5",
-        "# coordinates and radii in um",
-        "# id type x y z radius parent",
-        "1 2 0.25 1.0 3.0 0.2 -1",
-        "2 1 0.1 1.0 3.0 0.1 1",
-        "3 3 0.0 0.0 0.0 0.0 -1",
-        "4 4 0.4 1.0 3.0 0.4 2",
-    ]
-    before = path.read_bytes()
-    write_swc(path, skeleton, voxel_size_nm=(1000, 500, 100), header=["segment 7", "threshold 0.5"])
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["s.swc"]
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(0, 2**32), st.integers(2, 30))
-def test_parents_come_first_and_every_tree_has_one_root(seed: int, count: int):
-    rng = np.random.default_rng(seed)
-    plain = forest(seed % 1000, count)
-    new = rng.permutation(count)
-    edges = np.array([rng.permutation(e) for e in new[plain.edges]]).reshape(-1, 2)
-    skeleton = Skeleton("s", plain.nodes[np.argsort(new)], edges)
-    with pytest.MonkeyPatch.context() as patch:
-        written = {}
-        patch.setattr(Path, "write_bytes", lambda self, data: written.update(text=data.decode()))
-        patch.setattr(Path, "replace", lambda self, target: None)
-        write_swc("s.swc", skeleton, voxel_size_nm=(1, 1, 1), unit="voxel")
-    rows = [line.split() for line in written["text"].splitlines() if not line.startswith("#")]
-    assert [int(r[0]) for r in rows] == list(range(1, count + 1))
-    assert all(int(r[6]) == -1 or 1 <= int(r[6]) < int(r[0]) for r in rows)
-    assert sum(int(r[6]) == -1 for r in rows) == count - len(edges)
-    points = [tuple(map(float, r[4:1:-1])) for r in rows]
-    joined = {
-        frozenset((points[i], points[int(r[6]) - 1])) for i, r in enumerate(rows) if r[6] != "-1"
-    }
-    where = [tuple(p) for p in skeleton.nodes.tolist()]
-    assert joined == {frozenset((where[a], where[b])) for a, b in edges.tolist()}
-
-
-def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "s.swc"
-    path.write_text("old")
-
-    def fail(self: Path, target: Path) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_swc(path, forest(1, 5), voxel_size_nm=VOXEL)
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["s.swc"]
-
-
-def test_what_cannot_be_written_is_refused(tmp_path: Path):
-    path, nodes = tmp_path / "s.swc", np.zeros((2, 3))
-    with pytest.raises(InputError, match="cycle"):
-        write_swc(path, Skeleton("s", nodes, [[0, 1], [1, 0]]), voxel_size_nm=VOXEL)
-    with pytest.raises(InputError, match="finite"):
-        write_swc(path, Skeleton("s", nodes + np.inf, [[0, 1]]), voxel_size_nm=VOXEL)
-    with pytest.raises(InputError, match="no nodes"):
-        write_swc(path, Skeleton("s", nodes[:0], []), voxel_size_nm=VOXEL)
-    with pytest.raises(InputError, match="OFFSET"):
-        write_swc(path, forest(1, 3), voxel_size_nm=VOXEL, header=["a\n OFFSET 1 2 3"])
-    with pytest.raises(InputError, match="does not exist"):
-        write_swc(tmp_path / "no" / "s.swc", forest(1, 3), voxel_size_nm=VOXEL)
-    assert not os.listdir(tmp_path)
-
-
 def test_placement_counts_nodes_outside():
     inside = Skeleton("a", [[0, 0, 0], [3.9, 4.9, 5.9]], [])
     half = Skeleton("b", [[0, 0, -0.1], [4, 0, 0], [1, 1, 1]], [])
@@ -468,14 +393,16 @@ def test_every_orientation_is_found(tmp_path: Path, unit: str):
         assert mask[tuple(node_voxels(right).T)].all()
         used = SwcOptions(voxel_size_nm=VOXEL, unit=unit)
         wrong = read(tmp_path, text, used)
-        hint = suggest_orientation([wrong], lambda v: mask[tuple(v.T)], shape, used)
-        assert suggest_orientation([right], lambda v: mask[tuple(v.T)], shape, options) is None
+        hint = judged([wrong], mask, used)
+        assert judged([right], mask, options).warning is None
         if (axes, flips) == ("xyz", ()):
-            assert hint is None
+            assert (hint.better, hint.warning) == (None, None)
             continue
-        assert hint is not None
-        named = f"flip {', '.join(flips)}" if flips else "no flip"
-        assert f"with axes '{axes}' and {named} it is 100%" in hint
+        assert hint.better is not None
+        assert (hint.better.axes, hint.better.flip, hint.better.share) == (axes, flips, 1.0)
+        named = [f"axes: {axes}"] if axes != "xyz" else []
+        named += [f"flip: [{', '.join(flips)}]"] if flips else []
+        assert f"with {' and '.join(named)} 100% would" in str(hint.warning)
         found += 1
     assert found == 8
 
@@ -564,6 +491,16 @@ def test_each_of_the_48_orientations_is_named_on_a_segmentation(axes, flip):
     assert sum(asked) <= 4096 + 49 * 1024
 
 
+@pytest.mark.parametrize("counts", [[], [0], [7], [3, 0, 5, 1, 9], [1] * 20, [4095, 4098, 7]])
+def test_nodes_are_looked_at_evenly_over_all_tracings(counts):
+    nodes = np.arange(3.0 * sum(counts)).reshape(-1, 3)
+    parts = np.split(nodes, np.cumsum(counts)[:-1]) if counts else []
+    for most in (1, 4, 4096):
+        step = max(1, -(-len(nodes) // most))
+        found = _sampled([Skeleton("a", part, []) for part in parts], most)
+        assert found.tolist() == nodes[::step].tolist()
+
+
 def test_nodes_off_the_neurite_that_no_flip_brings_back():
     nodes, mask = snake((20, 45, 70), 5)
     nowhere = np.zeros_like(mask)
@@ -591,13 +528,105 @@ def test_a_crop_of_a_larger_tracing_is_judged_by_what_is_inside():
     assert "with flip: [] 100% would" in str(wrong.warning)
 
 
-def test_no_hint_where_no_orientation_helps():
-    shape = (20, 45, 70)
-    nodes, _ = snake(shape, 5)
-    nowhere = np.zeros(shape, bool)
-    skeletons = [Skeleton("a", nodes, [])]
-    assert suggest_orientation(skeletons, lambda v: nowhere[tuple(v.T)], shape) is None
-    assert suggest_orientation([], lambda v: nowhere[tuple(v.T)], shape) is None
+UM, NM = {"unit": "um"}, {"unit": "nm"}
+
+
+@pytest.mark.parametrize(
+    ("written", "used", "named"),
+    [
+        (UM, NM, "With unit um 100% of the nodes would lie inside"),
+        ({}, NM, None),  # twenty voxels are no corner
+        ({"axes": "zyx", **UM}, {"axes": "zyx", **NM}, "With unit um 100%"),
+        ({"flip": ("y",), **UM}, {"flip": ("y",), **NM}, "With unit um 100%"),
+        ({"axes": "zyx", **UM}, NM, "With unit um and axes zyx 100%"),
+        (UM, UM, None),
+    ],
+)
+@pytest.mark.parametrize("bright", [True, False])
+def test_tracings_a_thousand_times_too_small_are_told(written, used, named, bright):
+    """All in one corner: whether that is bright or not, the unit is what is wrong."""
+    shape = (60, 300, 900)
+    nodes = np.array([[10 + i % 5, 20 + i // 4, 30 + i] for i in range(800)]) + 0.5
+    right = SwcOptions(voxel_size_nm=(400.0, 80.0, 40.0), volume_shape=shape, **written)
+    wrong = replace(SwcOptions(voxel_size_nm=(400.0, 80.0, 40.0), volume_shape=shape), **used)
+    shrunk = Skeleton("a", to_voxels(to_columns(nodes, right), wrong), [])
+    assert check_placement([shrunk], shape, wrong).tolist() == [0]
+    found = judge_placement([shrunk], lambda v: np.full(len(v), bright), shape, wrong, SEGMENTATION)
+    assert suggest_unit([shrunk], shape, wrong, SEGMENTATION) == found.unit
+    if named is None:
+        assert found.unit is None
+        return
+    assert named in str(found.unit)
+    assert "the longest side of the segmentation has 900. " in str(found.unit)
+    assert str(found.warning).endswith(str(found.unit))
+    assert ("labelled voxels" in str(found.warning)) == (not bright)
+    assert "no other flip" not in str(found.warning)
+
+
+def test_a_unit_is_named_only_for_a_tiny_box_that_another_unit_unfolds():
+    """A voxel is 2 um: in um a coordinate is half, in nm a two-thousandth of a voxel."""
+    options = SwcOptions(voxel_size_nm=(2000.0,) * 3, unit="um")
+    shape = (1000, 1000, 1000)
+
+    def hint(*ends: float, more: Sequence[float] = ()) -> str | None:
+        along = np.concatenate([np.linspace(*ends, 91), np.asarray(more, float)])
+        nodes = np.column_stack([along, along, along])
+        return suggest_unit([Skeleton("a", nodes, [])], shape, options)
+
+    # 90 % of the nodes count for the box: 5.5 * 0.9 < 5 = 1000 / 200 < 5.6 * 0.9. In no unit do
+    # so few voxels fill a twentieth; with a voxel of a 25th of a um they do, from 50 / 25 on.
+    assert hint(1, 6.5) is None
+    options = replace(options, voxel_size_nm=(25_000.0,) * 3)
+    assert "unit voxel" in str(hint(1, 6.5))
+    assert hint(1, 6.7) is None
+    assert "unit voxel" in str(hint(1, 3.1))
+    assert hint(1, 2.9) is None
+    # Some nodes may lie apart, but not many.
+    assert "unit voxel" in str(hint(1, 4, more=[900.0] * 3))
+    assert hint(1, 4, more=[900.0] * 10) is None
+    assert suggest_unit([], shape, options) is None
+    assert suggest_unit([Skeleton("a", [[1, 1, 1]], [])], shape, options) is None
+
+
+def written_as(folder: Path, files: dict[str, str], kind: str) -> Path:
+    if kind == "folder":
+        for name, text in files.items():
+            (folder / f"{name}.swc").write_text(text)
+        return folder
+    with zipfile.ZipFile(folder / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in reversed(files.items()):
+            archive.writestr(f"{name}.swc", text)
+    return folder / "all.zip"
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "7"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_threads_read_what_one_reads_and_tell_the_same_error(tmp_path, monkeypatch, kind, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    # The first files are the longest: what fails behind them fails earlier.
+    long = "\n".join(f"{i} 2 {i}.25 2 {i / 7!r} 1 {i - 1 if i else -1}" for i in range(3000))
+    files = {f"n{i:02d}": long if i < 3 else f"{i} 2 1 2 {i} 1 -1" for i in range(30)}
+    path = written_as(tmp_path, files, kind)
+    found = read_skeletons(path, PLAIN)
+    assert [s.name for s in found] == sorted(files)
+    assert [s.nodes[0, 0] for s in found[3:]] == list(range(3, 30))
+    assert len(found[0].nodes) == 3000
+    wrong = files | {"n02": long + "\n1 2 0 0 0 1 -1", "n05": "1 2 x 0 0 1 -1", "n29": ""}
+    with pytest.raises(InputError, match=r"n02\.swc, line 3001: id 1 was used before"):
+        read_skeletons(written_as(tmp_path, wrong, kind), PLAIN)
+
+
+@pytest.mark.parametrize(("third", "message"), [("", "two skeletons"), ("1 2", "c.swc, line 1")])
+def test_two_files_of_one_name_are_told_unless_one_before_is_wrong(tmp_path, third, message):
+    path = tmp_path / "all.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a/x.swc", "d/x.swc", "e/y.swc"):
+            archive.writestr(name, "1 2 0 0 0 1" if name.startswith("e") else ROWS)
+        archive.writestr("c/c.swc", third or ROWS)
+    with pytest.raises(InputError, match=message) as told:
+        read_skeletons(path, PLAIN)
+    if not third:
+        assert f"called x: {path}:a/x.swc and {path}:d/x.swc. Rename" in str(told.value)
 
 
 def data_folder() -> Path:
@@ -654,10 +683,9 @@ def test_fly_neuron_needs_a_flip_of_y():
     def is_foreground(voxels: np.ndarray) -> np.ndarray:
         return volume[tuple(voxels.T)] > 0
 
-    hint = suggest_orientation(wrong, is_foreground, volume.shape, plain)
-    assert hint is not None
-    assert "with axes 'xyz' and flip y it is 96%" in hint
-    assert suggest_orientation(right, is_foreground, volume.shape, flipped) is None
+    hint = judge_placement(wrong, is_foreground, volume.shape, plain)
+    assert "with flip: [y] 96% would" in str(hint.warning)
+    assert judge_placement(right, is_foreground, volume.shape, flipped).warning is None
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.storage.tables import (
+    part_numbers,
     read_arrays,
     read_meta,
+    read_part,
     read_table,
     write_arrays,
     write_long_table,
+    write_parts,
     write_table,
 )
 
@@ -110,3 +113,72 @@ def test_nothing_half_written_is_left(tmp_path):
     with pytest.raises(TypeError):
         write_table(tmp_path / "t.arrow", {"id": np.arange(3)}, {"bad": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+def parts_of_three():
+    rng = np.random.default_rng(0)
+    return {
+        number: {
+            "id": rng.integers(0, 2**64, count, np.uint64, endpoint=False),
+            "place": rng.random((count, 3)),
+            "flag": rng.random(count + 1) < 0.5,
+        }
+        for number, count in ((2, 5), (7, 0), (40, 9))
+    }
+
+
+def test_parts_are_read_one_by_one(tmp_path):
+    path, parts = tmp_path / "p.arrow", parts_of_three()
+    write_parts(path, list(parts), iter(parts.values()))
+    assert part_numbers(path) == [2, 7, 40]
+    for number, arrays in parts.items():
+        found = read_part(path, number)
+        assert list(found) == list(arrays)
+        for name, values in arrays.items():
+            assert found[name].dtype == values.dtype
+            assert found[name].shape == values.shape
+            assert (found[name] == values).all()
+        assert list(read_part(path, number, ("place",))) == ["place"]
+    with pytest.raises(DataError, match="no part 3, only"):
+        read_part(path, 3)
+    with pytest.raises(DataError, match="missing or damaged"):
+        part_numbers(tmp_path / "absent.arrow")
+    again = tmp_path / "q.arrow"
+    write_parts(again, list(parts), parts.values())
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_parts_that_do_not_come_leave_nothing(tmp_path):
+    parts = list(parts_of_three().values())
+    with pytest.raises(ValueError, match="zip"):
+        write_parts(tmp_path / "p.arrow", [1, 2, 3], parts[:2])
+
+    def broken():
+        yield parts[0]
+        raise RuntimeError("gone")
+
+    with pytest.raises(RuntimeError):
+        write_parts(tmp_path / "p.arrow", [1, 2], broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_part_is_an_error(tmp_path):
+    path, parts = tmp_path / "p.arrow", parts_of_three()
+    write_parts(path, list(parts), parts.values())
+    whole = path.read_bytes()
+    noticed = 0
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        path.write_bytes(damaged)
+        try:
+            found = {number: read_part(path, number) for number in part_numbers(path)}
+        except DataError:
+            noticed += 1
+            continue
+        assert list(found) == list(parts)
+        assert all((found[k][n] == v).all() for k in parts for n, v in parts[k].items())
+    assert noticed > len(whole) // 7 // 2
+    path.write_bytes(whole[:-40])
+    with pytest.raises(DataError):
+        read_part(path, 2)

@@ -1,0 +1,247 @@
+"""Paths through the voxels of one object, in time and memory of its voxels.
+
+The rule of TEASAR as kimimaro has it, but no step looks at the box around the object: kimimaro
+clears an array of the box for every path, which a porous object of a thousand paths cannot afford.
+For the many crumbs and the few monsters of a block.
+
+Voxels are numbered 0 .. N - 1. Their places in a box with a rim of background (flat indices), and
+the voxel at each place of the box (-1: none), tell the neighbours.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+@njit(cache=True, nogil=True)
+def spread(
+    sources: NDArray[np.int64],
+    places: NDArray[np.int64],
+    voxel_at: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    lengths: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """The shortest way inside the object from every voxel to the nearest source.
+
+    Args:
+        sources: (S,) voxels.
+        places: (N,) of each voxel, in the box.
+        voxel_at: of each place of the box, -1 for none.
+        offsets: (26,) from a place to those of its neighbours.
+        lengths: (26,) of these steps.
+
+    Returns:
+        (N,) length of the way (infinite where there is none); the next voxel on it (-1 at a
+        source); the row of the source in `sources`. Ties fall the same way every time.
+    """
+    count = len(places)
+    distance = np.full(count, np.inf)
+    onward = np.full(count, -1, np.int64)
+    source = np.full(count, -1, np.int64)
+    heap = [(0.0, np.int64(0)) for _ in range(0)]
+    for row in range(len(sources)):
+        voxel = sources[row]
+        if distance[voxel] > 0:
+            distance[voxel] = 0.0
+            source[voxel] = row
+            heapq.heappush(heap, (0.0, voxel))
+    while len(heap):
+        reached, voxel = heapq.heappop(heap)
+        if reached > distance[voxel]:
+            continue
+        for k in range(len(offsets)):
+            other = np.int64(voxel_at[places[voxel] + offsets[k]])
+            if other >= 0 and reached + lengths[k] < distance[other]:
+                distance[other] = reached + lengths[k]
+                onward[other] = voxel
+                source[other] = source[voxel]
+                heapq.heappush(heap, (distance[other], other))
+    return distance, onward, source
+
+
+@njit(cache=True, nogil=True)
+def ways_from(
+    root: int,
+    price: NDArray[np.float64],
+    places: NDArray[np.int64],
+    voxel_at: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """(N,) the next voxel on the cheapest way to the root, -1 at the root; one search for all."""
+    cost = np.full(len(places), np.inf)
+    onward = np.full(len(places), -1, np.int64)
+    cost[root] = 0.0
+    heap = [(0.0, np.int64(root))]
+    while len(heap):
+        reached, voxel = heapq.heappop(heap)
+        if reached > cost[voxel]:
+            continue
+        for k in range(len(offsets)):
+            other = np.int64(voxel_at[places[voxel] + offsets[k]])
+            if other >= 0 and reached + price[other] < cost[other]:
+                cost[other] = reached + price[other]
+                onward[other] = voxel
+                heapq.heappush(heap, (cost[other], other))
+    return onward
+
+
+@njit(cache=True, nogil=True)
+def draw_paths(
+    root: int,
+    targets: NDArray[np.int64],
+    outward: NDArray[np.int64],
+    price: NDArray[np.float64],
+    reach: NDArray[np.float64],
+    places: NDArray[np.int64],
+    voxel_at: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    lengths: NDArray[np.float64],
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """A tree of paths, so that every voxel lies within the reach of one.
+
+    Args:
+        root: where the tree begins.
+        targets: (T,) voxels that the tree must hold, drawn first.
+        outward: (N,) all voxels, in the order in which they become targets.
+        price: (N,) of entering a voxel; a path takes the cheapest way to the tree.
+        reach: (N,) how far, inside the object, a node of the tree stands for others.
+
+    Returns:
+        (N,) the voxels of the tree, and the next voxel of each towards the root (-1 at the root).
+    """
+    count = len(places)
+    drawn = np.zeros(count, np.bool_)
+    onward = np.full(count, -1, np.int64)
+    left = np.full(count, -1.0)  # of the reach, where its best way ends
+    cost = np.full(count, np.inf)
+    towards = np.full(count, -1, np.int64)
+    drawn[root] = True
+    fresh = [np.int64(root)]
+    _cover(fresh, reach, left, places, voxel_at, offsets, lengths)
+    for row in range(len(targets) + count):
+        if row < len(targets):
+            target = targets[row]
+        else:
+            target = outward[row - len(targets)]
+            if left[target] >= 0:
+                continue
+        if drawn[target]:
+            continue
+        end = _search(target, drawn, price, cost, towards, places, voxel_at, offsets)
+        fresh.clear()
+        voxel = end
+        while voxel != target:
+            behind = towards[voxel]
+            onward[behind] = voxel
+            drawn[behind] = True
+            fresh.append(behind)
+            voxel = behind
+        _forget(target, cost, towards, places, voxel_at, offsets)
+        _cover(fresh, reach, left, places, voxel_at, offsets, lengths)
+    return drawn, onward
+
+
+@njit(cache=True, nogil=True)
+def _search(
+    target: int,
+    drawn: np.ndarray,
+    price: np.ndarray,
+    cost: np.ndarray,
+    towards: np.ndarray,
+    places: np.ndarray,
+    voxel_at: np.ndarray,
+    offsets: np.ndarray,
+) -> int:
+    """The first voxel of the tree on the cheapest way there; `towards` leads back to the target."""
+    cost[target] = 0.0
+    heap = [(0.0, np.int64(target))]
+    while len(heap):
+        reached, voxel = heapq.heappop(heap)
+        if drawn[voxel]:
+            return int(voxel)
+        if reached > cost[voxel]:
+            continue
+        for k in range(len(offsets)):
+            other = np.int64(voxel_at[places[voxel] + offsets[k]])
+            if other >= 0:
+                onto = reached if drawn[other] else reached + price[other]
+                if onto < cost[other]:
+                    cost[other] = onto
+                    towards[other] = voxel
+                    heapq.heappush(heap, (onto, other))
+    return target
+
+
+@njit(cache=True, nogil=True)
+def _forget(
+    target: int,
+    cost: np.ndarray,
+    towards: np.ndarray,
+    places: np.ndarray,
+    voxel_at: np.ndarray,
+    offsets: np.ndarray,
+) -> None:
+    """Clear what a search has written: no more than it has seen."""
+    stack = [np.int64(target)]
+    cost[target] = np.inf
+    while len(stack):
+        voxel = stack.pop()
+        for k in range(len(offsets)):
+            other = np.int64(voxel_at[places[voxel] + offsets[k]])
+            if other >= 0 and cost[other] < np.inf:
+                cost[other] = np.inf
+                towards[other] = -1
+                stack.append(other)
+
+
+@njit(cache=True, nogil=True)
+def _cover(
+    fresh: list[np.int64],
+    reach: np.ndarray,
+    left: np.ndarray,
+    places: np.ndarray,
+    voxel_at: np.ndarray,
+    offsets: np.ndarray,
+    lengths: np.ndarray,
+) -> None:
+    """Spread the reach of new nodes; where an older reach is as long, it stops."""
+    heap = [(0.0, np.int64(0)) for _ in range(0)]
+    for voxel in fresh:
+        if reach[voxel] > left[voxel]:
+            left[voxel] = reach[voxel]
+            heapq.heappush(heap, (-reach[voxel], voxel))
+    while len(heap):
+        rest, voxel = heapq.heappop(heap)
+        if -rest < left[voxel]:
+            continue
+        for k in range(len(offsets)):
+            other = np.int64(voxel_at[places[voxel] + offsets[k]])
+            onto = -rest - lengths[k]
+            if other >= 0 and onto >= 0 and onto > left[other]:
+                left[other] = onto
+                heapq.heappush(heap, (-onto, other))
+
+
+@njit(cache=True, nogil=True)
+def first_joins(count: int, edges: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(E,) which edges, taken in their order, join two groups of nodes that were apart."""
+    group = np.arange(count)
+    joins = np.zeros(len(edges), np.bool_)
+    for row in range(len(edges)):
+        first, second = _leader(group, edges[row, 0]), _leader(group, edges[row, 1])
+        if first != second:
+            group[max(first, second)] = min(first, second)
+            joins[row] = True
+    return joins
+
+
+@njit(cache=True, nogil=True)
+def _leader(group: np.ndarray, node: int) -> int:
+    while group[node] != node:
+        group[node] = group[group[node]]
+        node = group[node]
+    return node

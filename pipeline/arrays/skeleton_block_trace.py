@@ -1,0 +1,272 @@
+"""The centre line of one component of a block, by the tracer that suits it.
+
+One voxel is a node. A crumb of at most 64 voxels gets own paths: calling kimimaro takes longer than
+the work. An ordinary component goes to kimimaro. A tangled one, of 64 tips or more, or as many
+patches on faces, gets own paths again: the cost of kimimaro grows with tips times the box. A
+limited one, which fills too much of the block, gets the ways from its root to its patches by one
+search.
+
+Own paths follow the rule of kimimaro (price of a voxel, reach of a path, targets furthest from the
+root first), with two differences: reach is measured inside the object, step by step, and a soma is
+the root but no star runs through it.
+
+Source: TEASAR, Sato et al. 2000, doi:10.1109/PCCGA.2000.883951, as implemented in kimimaro.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.arrays.skeleton_block_kernels import (
+    draw_paths,
+    first_joins,
+    spread,
+    ways_from,
+)
+from pipeline.arrays.skeleton_block_runs import Component, Mask
+from pipeline.arrays.skeleton_settings import SkeletonSettings, VoxelSize, const_nm
+
+CRUMB_VOXELS = 64
+MOST_TIPS = 64
+
+Kind = Literal["crumb", "ordinary", "tangled", "limited"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A piece of skeleton on voxels of the block.
+
+    Attributes:
+        nodes: (N, 3) int64, voxels of the block.
+        edges: (E, 2) int64, indices into `nodes`.
+        radii_nm: (N,) float64.
+    """
+
+    nodes: NDArray[np.int64]
+    edges: NDArray[np.int64]
+    radii_nm: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """The voxels of a component with all that paths through it need.
+
+    Attributes:
+        voxels: (N, 3) int64, in the block; C order.
+        places: (N,) int64, of each in its box with a rim.
+        voxel_at: the row of `voxels` at each place of the box, -1 for none.
+        radius_nm: (N,) distance to the nearest voxel that is not of the component.
+        strides: (3,) int64, places from one plane, row and voxel of the box to the next.
+        offsets, lengths_nm: (26,) the steps to neighbours, in places and nanometres.
+    """
+
+    voxels: NDArray[np.int64]
+    places: NDArray[np.int64]
+    voxel_at: NDArray[np.int32]
+    radius_nm: NDArray[np.float64]
+    strides: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    lengths_nm: NDArray[np.float64]
+
+    def rows(self, component: Component, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(V,) the row of each voxel of the block; -1 for one that is not of the component."""
+        inside = ((voxels >= component.low) & (voxels <= component.high)).all(axis=1)
+        extent = np.asarray(component.box) + 2
+        inner = np.clip(voxels - component.low + 1, 0, extent - 1)
+        found = self.voxel_at[np.ravel_multi_index(tuple(inner.T), tuple(extent))]
+        return np.where(inside, found, -1).astype(np.int64)
+
+
+_STEPS = np.array([s for s in product((-1, 0, 1), repeat=3) if any(s)], np.int64)
+
+
+def body_of(
+    component: Component, mask: Mask, distance: NDArray[np.float32], voxel_size_nm: VoxelSize
+) -> Body:
+    """The body of a component, from its `Component.mask` and `distance_inside`."""
+    voxels = component.voxels()
+    places = np.ravel_multi_index(tuple((voxels - component.low + 1).T), mask.shape)
+    voxel_at = np.full(mask.size, -1, np.int32)
+    voxel_at[places] = np.arange(len(voxels), dtype=np.int32)
+    strides = np.array([mask.shape[1] * mask.shape[2], mask.shape[2], 1], np.int64)
+    radius = distance[tuple((voxels - component.low).T)].astype(np.float64)
+    lengths = np.sqrt(((_STEPS * voxel_size_nm) ** 2).sum(axis=1))
+    return Body(
+        voxels, places.astype(np.int64), voxel_at, radius, strides, _STEPS @ strides, lengths
+    )
+
+
+def trace_component(
+    component: Component,
+    targets: NDArray[np.int64],
+    mask: Mask,
+    distance: NDArray[np.float32],
+    *,
+    limited: bool,
+    voxel_size_nm: VoxelSize,
+    settings: SkeletonSettings,
+) -> tuple[Trace, Kind]:
+    """The skeleton of a component of two voxels or more, through all its patches on faces.
+
+    Args:
+        component: what to trace.
+        targets: (T, 3) int64, the central voxels of its patches.
+        mask, distance: of its box (`Component.mask`, `distance_inside`).
+        limited: draw the ways to the patches alone.
+        voxel_size_nm: z, y, x.
+        settings: of the method.
+
+    Returns:
+        A tree, and which tracer drew it.
+    """
+    kind: Kind = "crumb" if component.count <= CRUMB_VOXELS else "tangled"
+    if not limited and kind != "crumb" and len(targets) < MOST_TIPS:
+        trace = _kimimaro(component, targets, mask, distance, voxel_size_nm, settings)
+        if trace is not None and len(trace.nodes):
+            return _reach_targets(trace, targets, voxel_size_nm), "ordinary"
+        kind = "tangled" if trace is None else "ordinary"
+    body = body_of(component, mask, distance, voxel_size_nm)
+    rows = body.rows(component, targets)
+    if limited:
+        return _limited(body, rows, settings), "limited"
+    return _own_paths(body, rows, voxel_size_nm, settings), kind
+
+
+def single_node(voxel: NDArray[np.int64], voxel_size_nm: VoxelSize) -> Trace:
+    """The skeleton of a component of one voxel."""
+    return Trace(voxel[None], np.zeros((0, 2), np.int64), np.array([min(voxel_size_nm)]))
+
+
+def _kimimaro(
+    component: Component,
+    targets: NDArray[np.int64],
+    mask: Mask,
+    distance: NDArray[np.float32],
+    voxel_size_nm: VoxelSize,
+    settings: SkeletonSettings,
+) -> Trace | None:
+    """None if it would take more paths than it is good for; nothing of a bare soma."""
+    import kimimaro.trace  # takes half a second, and most stages do without
+
+    # Its arrays are x, y, z in Fortran order: transposed ones of ours.
+    inside = np.ascontiguousarray(mask[1:-1, 1:-1, 1:-1])
+    found = kimimaro.trace.trace(
+        inside.T,
+        distance.T,
+        scale=settings.scale,
+        const=const_nm(settings, voxel_size_nm),
+        anisotropy=np.array(voxel_size_nm[::-1], np.float32),
+        pdrf_scale=settings.centring_weight,
+        pdrf_exponent=settings.centring_exponent,
+        soma_detection_threshold=settings.soma_detection(voxel_size_nm),
+        soma_acceptance_threshold=settings.soma_acceptance(voxel_size_nm),
+        soma_invalidation_scale=settings.soma_scale,
+        soma_invalidation_const=settings.soma_const_nm,
+        manual_targets_before=[tuple(t) for t in (targets - component.low)[:, ::-1].tolist()],
+        max_paths=len(targets) + MOST_TIPS,
+    )
+    nodes = np.rint(found.vertices[:, ::-1]).astype(np.int64).reshape(-1, 3)
+    edges = found.edges.astype(np.int64).reshape(-1, 2)
+    if (np.bincount(edges.ravel()) == 1).sum() >= MOST_TIPS:
+        return None
+    edges = _spanning(nodes, edges, voxel_size_nm)
+    return Trace(nodes + component.low, edges, found.radii.astype(np.float64))
+
+
+def _spanning(
+    nodes: NDArray[np.int64], edges: NDArray[np.int64], voxel_size_nm: VoxelSize
+) -> NDArray[np.int64]:
+    """The shortest edges that hold the nodes together, in their order.
+
+    With a soma, kimimaro ties every path to its centre, those as well that have met an earlier one.
+    """
+    if len(edges) < len(nodes):
+        return edges
+    ends = nodes[edges] * np.asarray(voxel_size_nm)
+    length = np.sqrt(((ends[:, 0] - ends[:, 1]) ** 2).sum(axis=1))
+    order = np.argsort(length, kind="stable")
+    return edges[np.sort(order[first_joins(len(nodes), edges[order])])]
+
+
+def _reach_targets(trace: Trace, targets: NDArray[np.int64], voxel_size_nm: VoxelSize) -> Trace:
+    """Tie each patch centre that is no node (a path ends at a soma) to the nearest node."""
+    if not len(targets):
+        return trace
+    squares = ((trace.nodes[None] - targets[:, None]) * voxel_size_nm) ** 2
+    distance = np.sqrt(squares.sum(axis=2))
+    nearest = distance.argmin(axis=1)
+    gap = distance[np.arange(len(targets)), nearest]
+    missed = np.flatnonzero(gap > 0)
+    new = len(trace.nodes) + np.arange(len(missed))
+    # The distance to the surface falls by no more than the way that one goes.
+    least = np.maximum(trace.radii_nm[nearest[missed]] - gap[missed], min(voxel_size_nm))
+    return Trace(
+        np.concatenate([trace.nodes, targets[missed]]),
+        np.concatenate([trace.edges, np.stack([nearest[missed], new], axis=1)]),
+        np.concatenate([trace.radii_nm, least]),
+    )
+
+
+def _prices(
+    body: Body, away: NDArray[np.float64], settings: SkeletonSettings
+) -> NDArray[np.float64]:
+    """The price of entering each voxel; the way from the root breaks ties in open spaces."""
+    widest = float(body.radius_nm.max()) ** 1.01
+    price = np.maximum(1.0 - body.radius_nm / widest, 0.0) ** settings.centring_exponent
+    furthest = away.max()
+    fall = away / furthest if furthest > 0 else away
+    priced: NDArray[np.float64] = price * settings.centring_weight + fall
+    return priced
+
+
+def _own_paths(
+    body: Body, targets: NDArray[np.int64], voxel_size_nm: VoxelSize, settings: SkeletonSettings
+) -> Trace:
+    around = (body.places, body.voxel_at, body.offsets)
+    reach = settings.scale * body.radius_nm + const_nm(settings, voxel_size_nm)
+    widest = int(np.argmax(body.radius_nm))
+    if body.radius_nm[widest] > settings.soma_acceptance(voxel_size_nm):
+        root = widest
+        reach[root] = settings.soma_scale * body.radius_nm[root] + settings.soma_const_nm
+    else:
+        root = int(np.argmax(spread(np.zeros(1, np.int64), *around, body.lengths_nm)[0]))
+    away = spread(np.array([root]), *around, body.lengths_nm)[0]
+    drawn, onward = draw_paths(
+        root,
+        targets,
+        np.argsort(-away, kind="stable"),
+        _prices(body, away, settings),
+        reach,
+        *around,
+        body.lengths_nm,
+    )
+    return _as_trace(body, drawn, onward)
+
+
+def _limited(body: Body, targets: NDArray[np.int64], settings: SkeletonSettings) -> Trace:
+    """The cheapest ways from the thickest voxel to the patches; without any, to the far end."""
+    around = (body.places, body.voxel_at, body.offsets)
+    root = int(np.argmax(body.radius_nm))
+    away = spread(np.array([root]), *around, body.lengths_nm)[0]
+    onward = ways_from(root, _prices(body, away, settings), *around)
+    drawn = np.zeros(len(onward), bool)
+    drawn[root] = True
+    for target in targets.tolist() or [int(np.argmax(away))]:
+        voxel = target
+        while not drawn[voxel]:
+            drawn[voxel] = True
+            voxel = int(onward[voxel])
+    return _as_trace(body, drawn, onward)
+
+
+def _as_trace(body: Body, drawn: NDArray[np.bool_], onward: NDArray[np.int64]) -> Trace:
+    rows = np.flatnonzero(drawn)
+    node = np.cumsum(drawn) - 1
+    child = rows[onward[rows] >= 0]
+    edges = np.stack([node[child], node[onward[child]]], axis=1)
+    return Trace(body.voxels[rows], edges, body.radius_nm[rows])

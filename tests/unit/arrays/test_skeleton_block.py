@@ -1,0 +1,387 @@
+"""One block: components, distances, tracers, limits, soma mask, settings."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import cc3d
+import edt
+import kimimaro
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from pipeline.arrays import skeleton_block_trace
+from pipeline.arrays.betti import euler_characteristic
+from pipeline.arrays.skeleton_block_kernels import draw_paths
+from pipeline.arrays.skeleton_block_runs import (
+    distance_inside,
+    euler_of_component,
+    find_components,
+)
+from pipeline.arrays.skeleton_block_trace import body_of
+from pipeline.arrays.skeleton_settings import SkeletonSettings, check_settings, const_nm
+from pipeline.arrays.skeletons import (
+    BlockSkeletonReport,
+    BlockSkeletons,
+    SkeletonPieces,
+    VoxelSize,
+    skeletonize_block,
+    trace_block,
+)
+from pipeline.errors import ConfigError, DtypeError, InputError, ShapeError
+
+ISOTROPIC: VoxelSize = (1000.0, 1000.0, 1000.0)
+DEFAULTS = SkeletonSettings()
+Labels = NDArray[np.uint64]
+
+
+def traced(
+    labels: Labels,
+    voxel_size_nm: VoxelSize = ISOTROPIC,
+    soma_mask: NDArray[np.bool_] | None = None,
+    **changes: object,
+) -> BlockSkeletons:
+    return trace_block(
+        labels,
+        origin=(0, 0, 0),
+        voxel_size_nm=voxel_size_nm,
+        settings=DEFAULTS.model_copy(update=changes),
+        soma_mask=soma_mask,
+    )
+
+
+def some_labels(seed: int) -> Labels:
+    """A small block at any density; now and then one that is full."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 9, 3))
+    labels = rng.integers(2**63 - 1, 2**63 + 2, shape, np.uint64)
+    if seed % 4 == 0:
+        labels[:] = 2**63
+    else:
+        labels[rng.random(shape) > rng.random()] = 0
+    return labels
+
+
+def parts_of(pieces: SkeletonPieces) -> NDArray[np.int64]:
+    """(N,) the smallest node that each node is tied to."""
+    part = np.arange(len(pieces.nodes))
+    for _ in range(len(part)):
+        before = part.copy()
+        np.minimum.at(part, pieces.edges[:, 0], part[pieces.edges[:, 1]])
+        np.minimum.at(part, pieces.edges[:, 1], part[pieces.edges[:, 0]])
+        if (part == before).all():
+            break
+    return part
+
+
+def rings(pieces: SkeletonPieces) -> int:
+    return len(pieces.edges) - len(pieces.nodes) + len(np.unique(parts_of(pieces)))
+
+
+def ball(shape: tuple[int, int, int], centre: tuple[float, ...], radius: float) -> Labels:
+    grid = np.moveaxis(np.indices(shape), 0, -1)
+    inside: Labels = (((grid - centre) ** 2).sum(axis=-1) <= radius**2).astype(np.uint64)
+    return inside
+
+
+def bar(shape: tuple[int, int, int], a: tuple[float, ...], b: tuple[float, ...]) -> Labels:
+    """A tube of radius 2 from a to b."""
+    grid = np.moveaxis(np.indices(shape), 0, -1)
+    start, way = np.array(a), np.subtract(b, a)
+    along = np.clip((grid - start) @ way / (way @ way), 0, 1)
+    squares = ((grid - start - along[..., None] * way) ** 2).sum(axis=-1)
+    inside: Labels = (squares <= 4).astype(np.uint64)
+    return inside
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_components_distances_and_euler_agree_with_the_libraries(seed: int) -> None:
+    labels = some_labels(seed)
+    size = tuple(np.random.default_rng(seed).integers(1, 6, 3) * 130.0)
+    small = (labels - np.uint64(2**63 - 2)) * (labels > 0)
+    expected, count = cc3d.connected_components(
+        small.astype(np.uint8), connectivity=26, return_N=True
+    )
+    found = find_components(labels)
+    assert len(found.labels) == count
+    numbers, firsts = [], []
+    for part in found.by_segment():
+        voxels = part.voxels()
+        inside = expected == expected[tuple(voxels[0])]
+        np.testing.assert_array_equal(voxels, np.argwhere(inside))
+        assert (labels[inside] == np.uint64(part.label)).all()
+        numbers.append((part.label, part.number))
+        firsts.append((part.number, *voxels[0]))
+        box = tuple(slice(a, b + 1) for a, b in zip(part.low, part.high, strict=True))
+        mask = part.mask()
+        np.testing.assert_array_equal(mask, np.pad(inside[box], 1))
+        assert euler_of_component(part, mask) == euler_characteristic(inside)
+        reference = edt.edt(inside, anisotropy=size, black_border=bool(inside.all()))
+        measured = distance_inside(part, found.shape, size)
+        np.testing.assert_allclose(measured, reference[box], rtol=1e-6)
+    assert numbers == sorted(numbers)
+    by_number = [first[1:] for first in sorted(firsts)]
+    assert by_number == sorted(by_number)
+
+
+def test_runs_that_touch_at_corners_are_one_component() -> None:
+    labels = np.zeros((1, 2, 9), np.uint64)
+    labels[0, 0] = [1, 1, 2, 2, 0, 1, 0, 2, 0]
+    labels[0, 1] = [2, 2, 1, 1, 0, 0, 1, 0, 2]
+    found = find_components(labels)
+    assert found.labels.tolist() == [1, 2, 1, 2]
+    assert found.counts.tolist() == [4, 4, 2, 2]
+
+
+def test_rows_are_sorted_by_segment_and_independent_of_memory_order() -> None:
+    rng = np.random.default_rng(4)
+    labels = np.zeros((20, 24, 28), np.uint64)
+    for z in range(2, 20, 4):
+        labels[z, 5:20, 3:25] = rng.permutation(np.array([2**63, 7, 2**64 - 1, 1], np.uint64))[0]
+        labels[z, 12, :] = 0
+    plain = traced(labels).pieces
+    assert (np.diff(plain.segment.astype(object)) >= 0).all()
+    assert (np.diff(plain.segment[plain.edges[:, 0]].astype(object)) >= 0).all()
+    assert (plain.segment[plain.edges[:, 0]] == plain.segment[plain.edges[:, 1]]).all()
+    held = labels[tuple(np.floor(plain.nodes).astype(int).T)]
+    np.testing.assert_array_equal(held, plain.segment)
+    wide = np.zeros((20, 24, 56), np.uint64)
+    wide[:, :, ::2] = labels
+    for other in (np.asfortranarray(labels), wide[:, :, ::2], labels[::-1].copy()[::-1]):
+        for name, column in traced(other).pieces.columns().items():
+            np.testing.assert_array_equal(column, plain.columns()[name], err_msg=name)
+
+
+def test_ordinary_components_are_those_of_kimimaro() -> None:
+    labels = bar((30, 40, 50), (4, 5, 6), (25, 33, 44))
+    found = kimimaro.skeletonize(
+        labels.T,
+        teasar_params={
+            "scale": DEFAULTS.scale,
+            "const": const_nm(DEFAULTS, ISOTROPIC),
+            "pdrf_scale": DEFAULTS.centring_weight,
+            "pdrf_exponent": DEFAULTS.centring_exponent,
+            "soma_detection_threshold": 3000,
+            "soma_acceptance_threshold": 4500,
+        },
+        anisotropy=ISOTROPIC,
+        dust_threshold=0,
+        fix_borders=False,
+        progress=False,
+    )[1]
+    pieces = traced(labels).pieces
+    order = np.lexsort(pieces.nodes.T)
+    expected = found.vertices[:, ::-1] / 1000 + 0.5
+    np.testing.assert_allclose(pieces.nodes[order], expected[np.lexsort(expected.T)])
+    np.testing.assert_allclose(np.sort(pieces.radius_nm), np.sort(found.radii), rtol=1e-6)
+
+
+def test_own_paths_draw_what_kimimaro_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = bar((40, 40, 50), (5, 20, 5), (20, 20, 25)) | bar(
+        (40, 40, 50), (20, 20, 25), (35, 8, 45)
+    )
+    labels |= bar((40, 40, 50), (20, 20, 25), (33, 35, 33))
+    labels[0, 20, 3:9] = 0
+    theirs = traced(labels).pieces
+    monkeypatch.setattr(skeleton_block_trace, "MOST_TIPS", 0)
+    ours = traced(labels)
+    assert ours.report.tangled == 1
+    for pieces in (theirs, ours.pieces):
+        assert len(np.unique(parts_of(pieces))) == 1
+        assert rings(pieces) == 0
+        assert (np.bincount(pieces.edges.ravel()) == 1).sum() == 3
+    away = np.abs(theirs.nodes[:, None] - ours.pieces.nodes[None]).max(axis=2)
+    assert np.median(away.min(axis=1)) <= 1
+    assert away.min(axis=1).max() <= 3
+
+
+def test_counts_of_the_report() -> None:
+    labels = np.zeros((12, 12, 12), np.uint64)
+    labels[5, 5, 4:6] = 1
+    labels[0, 2, 2:4] = 2
+    labels[7, 2:9, 7] = 3
+    labels[10, 10, 10] = 4
+    labels[0, 10, 0] = 3
+    found = traced(labels, min_voxels=3)
+    assert found.report == BlockSkeletonReport(components=5, skipped=2, single_nodes=1)
+    assert set(found.pieces.segment.tolist()) == {2, 3}
+    assert traced(np.zeros((3, 4, 5), np.uint64)).report == BlockSkeletonReport()
+    assert len(traced(np.zeros((0, 4, 5), np.uint64)).pieces.nodes) == 0
+
+
+def test_a_component_that_fills_the_block_keeps_its_ways_to_the_faces() -> None:
+    labels = np.full((20, 22, 24), 9, np.uint64)
+    found = traced(labels)
+    assert found.report.limited == 1
+    assert found.report.limited_voxels == labels.size
+    assert rings(found.pieces) == 0
+    assert len(np.unique(parts_of(found.pieces))) == 1
+    at_faces = found.pieces.nodes[found.pieces.face_nm == 0]
+    tips = np.bincount(found.pieces.edges.ravel()) == 1
+    # One patch on each face; ways may share voxels on their last steps.
+    assert len(at_faces) >= 6
+    assert tips.sum() <= 6
+    steps = found.pieces.nodes[found.pieces.edges]
+    assert np.abs(steps[:, 0] - steps[:, 1]).max() == 1
+    assert traced(labels, max_fill=1.0).report.limited == 0
+
+
+def test_the_share_that_limits_counts_a_component_not_a_label() -> None:
+    labels = np.zeros((10, 10, 10), np.uint64)
+    labels[:2], labels[5:7] = 1, 1
+    assert traced(labels, max_fill=0.2).report.limited == 0
+    found = traced(labels, max_fill=0.19).report
+    assert (found.limited, found.limited_voxels) == (2, 400)
+
+
+def test_a_limited_component_away_from_the_faces_gets_one_way() -> None:
+    labels = np.zeros((12, 12, 12), np.uint64)
+    labels[1:-1, 1:-1, 1:-1] = 3
+    found = traced(labels)
+    assert found.report.limited == 1
+    assert (np.bincount(found.pieces.edges.ravel()) == 1).sum() == 2
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.12, 0.3, 0.7]), st.sampled_from([0, 64]))
+@settings(deadline=None, derandomize=True, max_examples=20)
+def test_every_component_of_noise_is_one_piece_inside_itself(
+    seed: int, share: float, most_tips: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(1, 4, (14, 15, 16)).astype(np.uint64)
+    labels[rng.random(labels.shape) > share] = 0
+    with mock.patch.object(skeleton_block_trace, "MOST_TIPS", most_tips):
+        pieces = traced(labels, keep_loops=False, const_nm=1000.0).pieces
+    expected = cc3d.connected_components(labels.astype(np.uint8), connectivity=26)
+    inside = expected[tuple(np.floor(pieces.nodes).astype(int).T)]
+    part = parts_of(pieces)
+    assert len(np.unique(part)) == expected.max()
+    assert len(np.unique(np.stack([part, inside]), axis=1).T) == expected.max()
+    assert rings(pieces) == 0
+    assert (labels[tuple(np.floor(pieces.nodes).astype(int).T)] == pieces.segment).all()
+    # Every voxel lies within the reach of a node of its component, and a step more.
+    away = cKDTree(pieces.nodes).query(np.argwhere(labels > 0) + 0.5)[0]
+    assert away.max() <= 1 + DEFAULTS.scale * pieces.radius_nm.max() / 1000 + np.sqrt(3)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, derandomize=True, max_examples=20)
+def test_without_reach_every_voxel_is_drawn_towards_the_root(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((9, 10, 11)) < 0.4).astype(np.uint64)
+    part = max(find_components(labels).by_segment(), key=lambda found: found.count)
+    distance = distance_inside(part, labels.shape, ISOTROPIC)
+    body = body_of(part, part.mask(), distance, ISOTROPIC)
+    price, outward = rng.random(part.count) * 100, rng.permutation(part.count)
+    drawn, onward = draw_paths(
+        int(outward[0]),
+        outward[:5].copy(),
+        outward,
+        price,
+        np.zeros(part.count),
+        body.places,
+        body.voxel_at,
+        body.offsets,
+        body.lengths_nm,
+    )
+    assert drawn.all()
+    assert np.flatnonzero(onward < 0).tolist() == [outward[0]]
+    others = np.flatnonzero(onward >= 0)
+    step = np.abs(body.voxels[others] - body.voxels[onward[others]])
+    assert (step.max(axis=1) == 1).all()
+    node = np.arange(part.count)
+    for _ in range(part.count):
+        node = np.where(onward[node] >= 0, onward[node], node)
+    assert (node == outward[0]).all()
+
+
+def test_a_side_branch_of_a_dendrite_is_not_tied_to_the_soma() -> None:
+    shape = (60, 64, 72)
+    labels = ball(shape, (30, 30, 20), 9) | bar(shape, (30, 30, 20), (30, 30, 68))
+    labels |= bar(shape, (30, 30, 48), (30, 55, 58))
+    pieces = traced(labels, keep_loops=False).pieces
+    assert rings(pieces) == 0
+    ends = pieces.nodes[pieces.edges]
+    long = np.sqrt(((ends[:, 0] - ends[:, 1]) ** 2).sum(axis=1)) > 2
+    # What is long begins in the soma and goes no further than its reach.
+    assert np.sqrt(((ends[long] - [30.5, 30.5, 20.5]) ** 2).sum(axis=2)).max(initial=0) < 20
+
+
+def test_a_filled_hole_of_a_soma_is_still_its_segment() -> None:
+    labels = ball((40, 40, 40), (20, 20, 20), 12) * np.uint64(5)
+    labels[ball((40, 40, 40), (20, 20, 20), 5) > 0] = 0
+    labels |= np.uint64(5) * bar((40, 40, 40), (20, 30, 20), (20, 39, 20))
+    pieces = traced(labels).pieces
+    assert set(pieces.segment.tolist()) == {5}
+
+
+def test_the_soma_mask_marks_nodes() -> None:
+    labels = bar((12, 12, 40), (6, 6, 2), (6, 6, 37))
+    mask = np.zeros(labels.shape, np.bool_)
+    mask[:, :, 10:21] = True
+    plain, masked = traced(labels).pieces, traced(labels, soma_mask=mask).pieces
+    assert not plain.soma.any()
+    assert plain.soma.dtype == masked.soma.dtype == np.bool_
+    x = np.floor(masked.nodes[:, 2]).astype(int)
+    np.testing.assert_array_equal(masked.soma, (x >= 10) & (x < 21))
+    np.testing.assert_array_equal(plain.nodes, masked.nodes)
+    with pytest.raises(ShapeError, match=r"soma mask has shape \(3, 3, 3\)"):
+        traced(labels, soma_mask=np.zeros((3, 3, 3), bool))
+    with pytest.raises(DtypeError, match="soma mask of bool, got uint8"):
+        traced(labels, soma_mask=mask.astype(np.uint8))  # type: ignore[arg-type]
+
+
+def test_tables_without_a_soma_column() -> None:
+    columns = traced(bar((8, 8, 20), (4, 4, 2), (4, 4, 17))).pieces.columns()
+    del columns["soma"]
+    table = SkeletonPieces(**columns)
+    np.testing.assert_array_equal(table.soma, np.zeros(len(table.nodes), bool))
+    both = SkeletonPieces.concatenate([table, table])
+    assert len(both.soma) == 2 * len(table.nodes)
+    with pytest.raises(ShapeError, match="unequal"):
+        SkeletonPieces(**columns, soma=np.ones(1, bool))
+
+
+def test_skeletonize_block_gives_the_pieces() -> None:
+    labels = bar((12, 12, 40), (6, 6, 2), (6, 6, 37))
+    mask = labels > 0
+    pieces = skeletonize_block(
+        labels, origin=(3, 4, 5), voxel_size_nm=ISOTROPIC, settings=DEFAULTS, soma_mask=mask
+    )
+    np.testing.assert_array_equal(pieces.nodes - [3, 4, 5], traced(labels).pieces.nodes)
+    assert pieces.soma.all()
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "error", "match"),
+    [
+        ((5100.0, 100.0, 100.0), {}, InputError, "51 times the shortest"),
+        ((0.0, 100.0, 100.0), {}, InputError, "positive edges"),
+        ((float("nan"), 100.0, 100.0), {}, InputError, "positive edges"),
+        ((1000.0, 100.0, 100.0), {"const_nm": 800.0}, ConfigError, "raise const_nm to 1000"),
+        ((1000.0, 100.0, 100.0), {"soma_acceptance_nm": 900.0}, ConfigError, "soma_acceptance_nm"),
+        ((1000.0, 100.0, 100.0), {"soma_detection_nm": 900.0}, ConfigError, "soma_detection_nm"),
+        ((1000.0, 100.0, 100.0), {"tick_nm": 99.0}, ConfigError, "tick_nm is 99"),
+    ],
+)
+def test_settings_that_cannot_work(
+    size: VoxelSize, changes: dict[str, float], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        check_settings(size, SkeletonSettings(**changes))
+    with pytest.raises(error, match=match):
+        traced(np.zeros((3, 3, 3), np.uint64), size, **changes)
+
+
+@pytest.mark.parametrize("edge", [1.0, 200.0, 20_000.0])
+def test_defaults_work_on_every_voxel_size(edge: float) -> None:
+    check_settings((50 * edge, edge, edge), DEFAULTS)
+    check_settings((edge, edge, edge), SkeletonSettings(tick_nm=0, const_nm=0))
+    size = (edge, edge, edge)
+    assert DEFAULTS.soma_acceptance(size) > DEFAULTS.soma_detection(size) >= 3 * edge
+    assert SkeletonSettings(soma_acceptance_nm=7.0).soma_acceptance(size) == 7.0
