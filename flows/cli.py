@@ -497,6 +497,8 @@ def skeletonize(
     OUT/precomputed with skeletons for Neuroglancer and cloud-volume, swc/ID.swc, segments.csv and
     .parquet (cable, branch points, tips, components, loops, box of each), report.html.
     """
+    from flows.launch import tell_skeletons
+
     given = _given(segments=segmentation.resolve(), voxel_size_nm=voxel_size)
     method = _given(
         scale=scale, const_nm=const_nm, min_voxels=min_voxels, tick_nm=tick_nm, dust_nm=dust_nm
@@ -512,6 +514,7 @@ def skeletonize(
         out, workers, serial, input=given, skeletonize=section, proofread={"swc_unit": swc_unit}
     )
     _execute(config, SKELETON_STAGES, overwrite=overwrite, order=order, seed=seed)
+    tell_skeletons(out)
 
 
 @app.command()
@@ -716,12 +719,15 @@ def proofread(
     overwrite: Overwrite = False,
 ) -> None:
     """Write what a viewer needs: precomputed segments, skeletons, SWC and a Neuroglancer state."""
+    from flows.launch import tell_skeletons
+
     given = _given(
         segments=segmentation.resolve(), image=_absolute(image), voxel_size_nm=voxel_size
     )
     config = _config(out, workers, serial, input=given)
     first = INGEST_STAGES if image is not None else ()
     _execute(config, (*first, *SKELETON_STAGES), overwrite=overwrite)
+    tell_skeletons(out)
 
 
 @app.command()

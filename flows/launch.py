@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.notices import telling
@@ -17,7 +19,8 @@ from flows.runs import prepare, run_stages
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid
-from pipeline.report.facts import SiteFacts
+from pipeline.report.facts import SiteFacts, SkeletonFacts
+from pipeline.report.quantities import length
 from pipeline.stages import plan
 from pipeline.stages.base import Stage
 from pipeline.stages.evaluate import EVALUATE, NODE_LABELS
@@ -116,7 +119,7 @@ def tell_evaluation(directory: Path) -> None:
     from flows.site_rows import site_facts
 
     run, console = Run(directory.resolve()), Console(soft_wrap=True)
-    write_report(run, evaluation=True)
+    write_report(run, scope="evaluation")
     print_scores(directory)
     if run.config.input.labels is not None:
         print_label_scores(directory)
@@ -135,6 +138,50 @@ def _site_table(sites: SiteFacts, title: str) -> Table:
     for row in sites.rows:
         place = ", ".join(f"{v:,.1f}" for v in row.position_vox)
         table.add_row(str(row.number), row.kind, row.tracings, f"{row.cable_nm / 1000:,.2f}", place)
+    return table
+
+
+def tell_skeletons(directory: Path) -> None:
+    """Write the report of skeletons that were made of a segmentation, and say what came out."""
+    from flows.report import write_report
+    from flows.skeleton_facts import skeleton_facts
+
+    run, console = Run(directory.resolve()), Console(soft_wrap=True)
+    write_report(run, scope="skeletons")
+    facts = skeleton_facts(run)
+    console.print(_skeleton_table(facts), highlight=False)
+    for text in facts.warnings:
+        console.print(f"[yellow]warning[/yellow] {escape(text)}", highlight=False)
+    for text in facts.notes:
+        console.print(f"note    {escape(text)}", highlight=False)
+    console.print(f"report  {directory / 'report.html'}", highlight=False)
+    console.print(f"viewer  axonloom view {directory}", highlight=False)
+
+
+def _skeleton_table(facts: SkeletonFacts) -> Table:
+    made = {
+        "segments": len(facts.cable_nm),
+        "branch points": facts.branch_points,
+        "tips": facts.tips,
+        "components": facts.components,
+        "loops": facts.loops,
+    }
+    joined, last = facts.joined, facts.joined if facts.fused is None else facts.fused
+    steps = [joined] if facts.fused is None else [joined, facts.fused]
+    did = {
+        "seams joined": joined.get("welded", 0),
+        "gaps joined": joined.get("gaps_joined", 0),
+        **({} if facts.fused is None else {"contacts tied": facts.fused.get("joints", 0)}),
+        "ticks removed": sum(step.get("ticks_removed", 0) for step in steps),
+        "dust removed": sum(step.get("dust_removed", 0) for step in steps),
+    }
+    table = Table("skeletons", "")
+    table.columns[1].justify = "right"
+    table.add_row("cable", length(float(np.sum(facts.cable_nm))))
+    for name, count in (made | did).items():
+        table.add_row(name, f"{int(count):,}")
+    table.add_row("cable of the pieces", length(joined.get("cable_in_nm", 0.0)))
+    table.add_row("cable joined", length(last.get("cable_out_nm", 0.0)))
     return table
 
 
@@ -185,7 +232,9 @@ def view_run(directory: Path, host: str, port: int) -> None:
 
     state = directory / "neuroglancer.json"
     if not state.exists() or not state.stat().st_size:
-        raise InputError(f"{state}: no viewer state; run `axonloom run` or `axonloom proofread`")
+        raise InputError(
+            f"{state}: no viewer state; run `axonloom run`, `skeletonize` or `proofread`"
+        )
     console = Console(soft_wrap=True)
     with serve(directory, json.loads(state.read_text()), port=port, host=host) as server:
         console.print(f"viewer  {server.url}\nCtrl+C ends it", highlight=False)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flows.notices import notices
 from flows.site_rows import site_facts
+from flows.skeleton_facts import has_skeletons, skeleton_facts
 from flows.status import StageStatus, agglomeration_levels, run_status
 from pipeline.errors import InputError
 from pipeline.geometry import Roi
@@ -24,6 +25,7 @@ from pipeline.report.facts import (
     LineSet,
     OutputFile,
     ProjectionFacts,
+    Scope,
     ScoreFacts,
     SegmentFacts,
     SegmentRow,
@@ -36,6 +38,7 @@ from pipeline.stages import plan
 from pipeline.stages.fragments import fragments_grid
 from pipeline.stages.project import projection_grid, projections
 from pipeline.stages.run import Run
+from pipeline.stages.skeleton_buckets import bucket_grid
 from pipeline.stages.skeleton_join import longest_segments, read_joined, skeleton_rows
 from pipeline.storage.atomic import write_text
 from pipeline.storage.tables import read_table
@@ -57,43 +60,50 @@ _OUTPUTS = {
     "image.zarr": "the image with its pyramid",
     "precomputed": "segments and skeletons for Neuroglancer",
     "swc": "skeleton of each segment, SWC",
-    "segments.csv": "cable, branch points and tips of each segment",
+    "segments.csv": "cable, branch points, tips, components, loops and box of each segment",
+    "segments.parquet": "the same, for other programs",
     "neuroglancer.json": "viewer state",
     "checkpoint": "the trained network",
     "history": "merge history: any threshold without voxels",
     "config.yaml": "the configuration, resolved",
 }
 _LIBRARIES = ("axonloom", "torch", "numpy", "numba", "zarr", "tensorstore", "kimimaro")
-_SCORING = ("axonloom", "numpy", "numba", "zarr", "tensorstore")
+_VERSIONS: dict[Scope, tuple[str, ...]] = {
+    "run": _LIBRARIES,
+    "evaluation": ("axonloom", "numpy", "numba", "zarr", "tensorstore"),
+    "skeletons": tuple(name for name in _LIBRARIES if name != "torch"),
+}
 
 
-def write_report(run: Run, *, evaluation: bool = False) -> Path:
+def write_report(run: Run, *, scope: Scope = "run") -> Path:
     """Write report.html into the run directory; parts that the run has not made are left out.
 
     Args:
         run: that has begun.
-        evaluation: the run did nothing but score a given segmentation.
+        scope: what the run did: everything, or nothing but score a given segmentation, or make its
+            skeletons.
 
     Raises:
         InputError: the run has no stage that began.
     """
-    planned = [stage.name for stage in plan(run.config)]
+    planned = {stage.name: stage for stage in plan(run.config)}
     # What an earlier configuration left behind says nothing about this one.
-    stages = [s for s in run_status(run.directory, planned) if s.stage in planned]
+    stages = [s for s in run_status(run.directory, list(planned)) if s.stage in planned]
     if not stages:
         raise InputError(f"{run.directory}: no stage of this run has begun")
     complete = {s.stage for s in stages if s.state == "complete"}
     has_scores = "evaluate" in complete
+    skeletons = skeleton_facts(run) if has_skeletons(run, complete) else None
     data = ReportData(
         name=run.config.name,
         when=datetime.now().strftime("%Y-%m-%d %H:%M"),
         source=_source(run),
-        commands=_evaluation_commands(run) if evaluation else _commands(run),
-        versions={name: version(name) for name in (_SCORING if evaluation else _LIBRARIES)},
+        commands=_commands(run, scope),
+        versions={name: version(name) for name in _VERSIONS[scope]},
         wall_seconds=_wall_seconds(run, stages),
         projections=_projections(run, complete) if "project" in complete else None,
         training=list(_training(run)) if "train" in complete else [],
-        stages=[_stage(s) for s in stages],
+        stages=[_stage(s, planned[s.stage].grid is bucket_grid) for s in stages],
         levels=agglomeration_levels(run.directory) if "agglomerate" in complete else [],
         foreground_share=_foreground(run) if "fragments" in complete else None,
         scores=_scores(run) if has_scores else None,
@@ -101,30 +111,29 @@ def write_report(run: Run, *, evaluation: bool = False) -> Path:
         curves=run.path("curves_drawing").read_bytes() if "curves" in complete else None,
         sites=site_facts(run) if "sites" in complete else None,
         threshold=_threshold(run) if "tune" in complete else None,
-        segments=_segments(run) if {"collect", "join"} <= complete else None,
+        segments=_segments(run) if skeletons and "collect" in complete else None,
+        skeletons=skeletons,
         outputs=list(_outputs(run.directory)),
-        warnings=notices(run),
-        evaluation=evaluation,
+        warnings=[*notices(run), *(skeletons.warnings if skeletons else ())],
+        scope=scope,
     )
     path = run.directory / "report.html"
     write_text(path, render_report(data))
     return path
 
 
-def _commands(run: Run) -> dict[str, str]:
-    viewable = run.path("viewer_state").exists()
-    return {
-        "resume": f"axonloom run {run.directory / 'config.yaml'}",
-        **({"view": f"axonloom view {run.directory}"} if viewable else {}),
-        "status": f"axonloom status {run.directory}",
+def _commands(run: Run, scope: Scope) -> dict[str, str]:
+    viewable = scope != "evaluation" and run.path("viewer_state").exists()
+    folder = run.directory
+    commands = {
+        "resume": f"axonloom run {folder / 'config.yaml'}" if scope == "run" else None,
+        "view": f"axonloom view {folder}" if viewable else None,
+        "status": f"axonloom status {folder}",
+        "compare": f"axonloom compare {folder} OTHER_SCORES --out COMPARED"
+        if scope == "evaluation"
+        else None,
     }
-
-
-def _evaluation_commands(run: Run) -> dict[str, str]:
-    return {
-        "status": f"axonloom status {run.directory}",
-        "compare": f"axonloom compare {run.directory} OTHER_SCORES --out COMPARED",
-    }
+    return {purpose: command for purpose, command in commands.items() if command is not None}
 
 
 def _source(run: Run) -> InputFacts:
@@ -140,7 +149,7 @@ def _wall_seconds(run: Run, stages: list[StageStatus]) -> float:
     return float(spread)
 
 
-def _stage(status: StageStatus) -> StageFacts:
+def _stage(status: StageStatus, by_bucket: bool) -> StageFacts:
     return StageFacts(
         name=status.stage,
         total=status.blocks,
@@ -149,7 +158,8 @@ def _stage(status: StageStatus) -> StageFacts:
         masked=status.masked,
         failed=status.failed,
         wall_seconds=sum(status.block_seconds),
-        voxels=status.voxels * (status.done + status.empty) // status.blocks,
+        # Buckets hold segments: they have no voxels of their own.
+        voxels=None if by_bucket else status.voxels * (status.done + status.empty) // status.blocks,
         block_seconds=list(status.block_seconds),
     )
 
@@ -166,7 +176,7 @@ def _foreground(run: Run) -> NDArray[np.float64]:
 def _projections(run: Run, complete: set[str]) -> ProjectionFacts:
     pictures: dict[str, Any] = dict(projections(run))
     skeletons = None
-    if "join" in complete:
+    if has_skeletons(run, complete):
         joined = read_joined(run, longest_segments(run, DRAWN))
         skeletons = LineSet.of(list(joined.values()), list(joined))
     tracings = LineSet.of(run.truth()) if run.config.input.skeletons is not None else None

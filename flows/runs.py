@@ -49,7 +49,8 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
     _ = draft.shape, draft.train_roi, draft.validate_roi, draft.score_roi
     given, other = config.input, config.evaluate.compare_segments
     learned = [folder / name for folder in given.training_runs for name in _LEARNED]
-    for path in (given.affinities, given.segments, given.image, other, *learned):
+    masks = (config.skeletonize.soma_mask,)
+    for path in (given.affinities, given.segments, given.image, other, *masks, *learned):
         if path is not None:
             require_whole(path)
     for stage in stages:
@@ -64,8 +65,9 @@ def check(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool) -
 def _refuse_overlap(run: Run, stages: Sequence[Stage]) -> None:
     """Refuse inputs that a stage would replace, or that its output would become a part of."""
     given = {f"input.{n}": value for n, value in run.config.input if isinstance(value, Path)}
-    scoring = run.config.evaluate
-    given |= {f"evaluate.{n}": value for n, value in scoring if isinstance(value, Path)}
+    for name in ("evaluate", "skeletonize"):
+        section = getattr(run.config, name)
+        given |= {f"{name}.{n}": value for n, value in section if isinstance(value, Path)}
     for stage in stages:
         for output in (run.path(artifact) for artifact in stage.writes):
             for name, path in given.items():

@@ -279,6 +279,11 @@ class SkeletonizeConfig(StrictModel):
             raise ValueError("level: fragments needs a lookup that says which fragments to fuse")
         if self.level == "fragments" and (self.cross_sections or self.soma_mask is not None):
             raise ValueError("cross_sections and soma_mask need level: segments")
+        if self.level == "fragments" and self.method.min_voxels:
+            raise ValueError(
+                "method.min_voxels has no effect with level: fragments, where the smallest may tie "
+                "two others; method.dust_nm removes what is short in the end"
+            )
         return self
 
 

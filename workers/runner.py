@@ -168,9 +168,13 @@ def _clean(stage: Stage, run: Run) -> None:
 
 
 def _outdate_additions(stage: Stage, run: Run) -> None:
-    """Forget what other stages added to the outputs that are about to be removed."""
+    """Forget what other stages added to the outputs that are about to be removed, or made of them.
+
+    Segments and fragments end in the same skeletons, by another stage each.
+    """
     for other in STAGES:
-        if set(other.within) & set(stage.writes):
+        touched = set(other.within) | (set(other.writes) if other.name != stage.name else set())
+        if touched & set(stage.writes):
             with closing(run.ledger(other.name)) as ledger:
                 ledger.outdate()
 
@@ -180,7 +184,8 @@ def refuse_foreign_output(
 ) -> None:
     """Refuse to overwrite what this run has not made, or, unless `replace`, other parameters."""
     present = [run.path(name) for name in stage.writes if run.path(name).exists()]
-    if ledger.header is None and present:
+    makers = [other for other in STAGES if set(other.writes) & set(stage.writes)]
+    if present and all(run.ledger(maker.name).header is None for maker in makers):
         raise OutputExistsError(
             f"{present[0]} exists and no run of axonloom has made it; "
             "move it away or choose another folder"

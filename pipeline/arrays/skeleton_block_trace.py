@@ -1,8 +1,9 @@
 """The centre line of one component of a block, by the tracer that suits it.
 
 One voxel is a node. A crumb of at most 64 voxels gets own paths: calling kimimaro takes longer than
-the work. An ordinary component goes to kimimaro. A tangled one, of 64 tips or more, or as many
-patches on faces, gets own paths again: the cost of kimimaro grows with tips times the box. A
+the work. An ordinary component goes to kimimaro. A tangled one, of 1,024 tips or more, or as many
+patches on faces, gets own paths again: the cost of kimimaro grows with tips times the box. (Not of
+fewer: an object that is tangled as a whole and ordinary in blocks would change its length.) A
 limited one, which fills too much of the block, gets the ways from its root to its patches by one
 search.
 
@@ -32,7 +33,7 @@ from pipeline.arrays.skeleton_block_runs import Component, Mask
 from pipeline.arrays.skeleton_settings import SkeletonSettings, VoxelSize, const_nm
 
 CRUMB_VOXELS = 64
-MOST_TIPS = 64
+MOST_TIPS = 1024
 
 Kind = Literal["crumb", "ordinary", "tangled", "limited"]
 

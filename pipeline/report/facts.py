@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from pipeline.report.projections import ProjectionGrid
 Pictures = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 """The projections of one volume along z (y, x), y (z, x) and x (z, y)."""
 
+
+Scope = Literal["run", "evaluation", "skeletons"]
+"""What was done: a whole run, a given segmentation scored, or its skeletons made."""
 
 Numbers = Sequence[float] | NDArray[Any]
 """A row of numbers, as a list or as an array of one axis."""
@@ -267,6 +270,48 @@ class SegmentFacts:
 
 
 @dataclass(frozen=True)
+class SkeletonRow:
+    """The skeleton of one of the segments with most cable."""
+
+    id: int
+    nodes: int
+    cable_nm: float
+    branch_points: int
+    tips: int
+    components: int
+    loops: int
+    largest_radius_nm: float
+
+
+@dataclass(frozen=True, eq=False)
+class SkeletonFacts:
+    """The skeletons of the segments, and how they came about.
+
+    Attributes:
+        cable_nm: (S,) of every segment that has a skeleton.
+        branch_points, tips, components, loops: of all of them together.
+        longest: rows of those with most cable.
+        traced: what tracing met, by the names of `BlockSkeletonReport`: sums over blocks.
+        joined: what joining did, by the names of `JoinReport`; to fragments where `fused` is given.
+        fused: what fusing did, by the names of `FuseReport`; None: segments were traced.
+        warnings: what makes some of them doubtful, in full sentences.
+        notes: what else was done to some of them, in full sentences.
+    """
+
+    cable_nm: Numbers
+    branch_points: int = 0
+    tips: int = 0
+    components: int = 0
+    loops: int = 0
+    longest: Sequence[SkeletonRow] = ()
+    traced: Mapping[str, float] = field(default_factory=dict)
+    joined: Mapping[str, float] = field(default_factory=dict)
+    fused: Mapping[str, float] | None = None
+    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class OutputFile:
     """A file or folder that the run wrote; `path` is relative to the report."""
 
@@ -291,8 +336,8 @@ class ReportData:
         sites: where the segmentation is wrong.
         foreground_share: (Z, Y, X) share of foreground in each block, NaN where not known.
         warnings: what seems wrong with the run, in full sentences.
-        evaluation: nothing was reconstructed, a given segmentation was scored: what belongs to a
-            reconstruction is left out, instead of being said to be missing.
+        scope: what was done; what belongs to a whole run alone is left out of the others, instead
+            of being said to be missing.
     """
 
     name: str
@@ -313,6 +358,7 @@ class ReportData:
     sites: SiteFacts | None = None
     threshold: ThresholdFacts | None = None
     segments: SegmentFacts | None = None
+    skeletons: SkeletonFacts | None = None
     outputs: Sequence[OutputFile] = ()
     warnings: Sequence[str] = ()
-    evaluation: bool = False
+    scope: Scope = "run"

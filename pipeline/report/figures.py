@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from pipeline.report.chart_style import CURVE, CURVES, DASHES, GRID, INK, MUTED, STYLE, to_svg
 from pipeline.report.facts import Numbers, ThresholdFacts, TrainingPhase
-from pipeline.report.quantities import duration, short
+from pipeline.report.quantities import duration, length, short
 
 _POINTS_PER_CURVE = 140
 # A map of more blocks than this is embedded as a picture: a shape each would be megabytes.
 _MAP_SHAPES = 400
+# Of more segments in a bin than this, single ones would not be seen on a linear axis.
+_LINEAR_COUNTS = 100
 
 
 def training_curves(phases: Sequence[TrainingPhase]) -> str:
@@ -302,3 +304,33 @@ def segment_size_chart(sizes: Numbers) -> str:
         axes.set_xlabel("voxels in a segment")
         axes.set_ylabel("segments")
         return to_svg(figure, "segment-sizes")
+
+
+def cable_chart(cable_nm: Numbers) -> str:
+    """Distribution of cable: segments per bin of cable, the bins logarithmic.
+
+    Args:
+        cable_nm: of each segment, positive, one at least.
+    """
+    values = np.asarray(cable_nm, np.float64)
+    bins = int(np.clip(2 * np.sqrt(len(values)), 8, 40))
+    edges = np.geomspace(values.min() / 1.15, values.max() * 1.15, bins + 1)
+    counts, _ = np.histogram(values, edges)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        axes.stairs(counts, edges, fill=True, color=CURVE[0], alpha=0.75)
+        axes.axvline(float(np.median(values)), color=CURVE[1], linewidth=1.4)
+        axes.set_xlim(edges[0], edges[-1])
+        _decades(axes, edges[0], edges[-1], length)
+        if counts.max() > _LINEAR_COUNTS:
+            axes.set_yscale("symlog", linthresh=1)
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_ylim(0, counts.max() * (1.6 if counts.max() > _LINEAR_COUNTS else 1.08))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
+        axes.grid(axis="y")
+        axes.set_xlabel("cable of a segment")
+        axes.set_ylabel("segments")
+        return to_svg(figure, "cable")

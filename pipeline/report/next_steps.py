@@ -60,7 +60,7 @@ def next_steps(data: ReportData) -> list[NextStep]:
     steps += _unfinished(data)
     if data.scores is not None:
         steps += _from_scores(data.scores, data)
-    elif data.label_scores is None and (data.segments is not None or data.stages):
+    elif data.scope != "skeletons" and _unscored(data):
         text = (
             "Nothing was scored. With SWC tracings of a few neurons, or dense labels of a box, "
             "this report says how good the segmentation is."
@@ -71,6 +71,10 @@ def next_steps(data: ReportData) -> list[NextStep]:
     if "view" in data.commands:
         steps.append(NextStep("Look at the result in the viewer.", data.commands["view"]))
     return sorted(steps, key=lambda step: not step.urgent)
+
+
+def _unscored(data: ReportData) -> bool:
+    return data.label_scores is None and (data.segments is not None or bool(data.stages))
 
 
 def _unfinished(data: ReportData) -> Iterator[NextStep]:
@@ -105,7 +109,7 @@ def _from_scores(scores: ScoreFacts, data: ReportData) -> Iterator[NextStep]:
     shares = {key: number(run.get(key)) or 0.0 for key in _ERRORS}
     worst = max(shares, key=lambda key: shares[key])
     if shares[worst] >= _SMALL_PERCENT:
-        advice = _GIVEN if data.evaluation else _ERRORS
+        advice = _GIVEN if data.scope == "evaluation" else _ERRORS
         yield NextStep(f"{decimal(shares[worst], 1)} % {advice[worst]}")
 
 

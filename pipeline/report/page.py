@@ -21,6 +21,7 @@ from pipeline.report.facts import (
     ReportData,
     ScoreFacts,
     SegmentFacts,
+    SkeletonFacts,
     StageFacts,
     ThresholdFacts,
 )
@@ -42,11 +43,23 @@ from pipeline.report.score_tables import (
     score_rows,
     tracing_rows,
 )
+from pipeline.report.skeleton_tables import work_tables
 from pipeline.report.templates import render_template
 
 __all__ = ["ReportData", "render_report"]
 
 _LAYERS = ("image", "affinities", "segments", "skeletons", "tracings")
+_PANELS = ("image", "affinities", "segments")
+_EXPLAINED = {
+    "image": "Image: contrast from the 1st to the 99.8th percentile.",
+    "affinities": "Affinities: mean of the three directions, black is 0, pale yellow 1.",
+    "segments": "Segments: each pixel shows the segment at its brightest labelled voxel; a "
+    "segment's colour comes from its id and is the same in every report.",
+}
+_WITHOUT_IMAGE = (
+    "Segments: of those behind a pixel the one of the largest id; a segment's colour comes from "
+    "its id and is the same in every report."
+)
 _VIEW_NAMES = {0: "along z", 1: "along y", 2: "along x"}
 _SMALL_PICTURE = 400
 
@@ -70,6 +83,7 @@ def render_report(data: ReportData) -> str:
         label_rows=label_score_rows(data.label_scores) if data.label_scores else None,
         threshold=_threshold(data.threshold) if data.threshold else None,
         segments=_segments(data.segments) if data.segments else None,
+        skeletons=_skeletons(data.skeletons) if data.skeletons else None,
         curves=base64.b64encode(data.curves).decode() if data.curves else None,
         outputs=[_output(o) for o in data.outputs],
     )
@@ -77,8 +91,12 @@ def render_report(data: ReportData) -> str:
 
 def _tiles(data: ReportData) -> Iterator[dict[str, str]]:
     """The figures that answer the first questions: how many, how good, how long."""
+    if data.scope == "skeletons":
+        yield from _skeleton_tiles(data.skeletons)
+        yield {"name": "compute time", "value": duration(data.wall_seconds), "note": _rate(data)}
+        return
     count = data.neurons
-    if data.evaluation:
+    if data.scope == "evaluation":
         yield _tracings_tile(data.scores)
     elif count is not None:
         yield {"name": "neurons", "value": decimal(count), "note": _segment_note(data.segments)}
@@ -89,9 +107,29 @@ def _tiles(data: ReportData) -> Iterator[dict[str, str]]:
     yield _score_tile(data, "nerl", "normalized ERL", 3)
     yield _score_tile(data, "edge_accuracy", "edge accuracy, %", 1)
     # An evaluation reads a small part of the voxels.
-    voxels = math.prod(data.source.shape) if data.source and not data.evaluation else None
-    rate = f"{short(voxels / data.wall_seconds)} voxels/s" if voxels and data.wall_seconds else ""
+    rate = "" if data.scope == "evaluation" else _rate(data)
     yield {"name": "compute time", "value": duration(data.wall_seconds), "note": rate}
+
+
+def _rate(data: ReportData) -> str:
+    if data.source is None or not data.wall_seconds:
+        return ""
+    return f"{short(math.prod(data.source.shape) / data.wall_seconds)} voxels/s"
+
+
+def _skeleton_tiles(facts: SkeletonFacts | None) -> Iterator[dict[str, str]]:
+    names = ("skeletons", "cable", "branch points")
+    if facts is None:
+        yield from ({"name": name, "value": MISSING, "note": "none made"} for name in names)
+        return
+    parts = f"{decimal(facts.components)} components"
+    values = {
+        "skeletons": (decimal(len(facts.cable_nm)), parts),
+        "cable": (length(float(np.sum(facts.cable_nm))), f"{decimal(facts.tips)} tips"),
+        "branch points": (decimal(facts.branch_points), f"{decimal(facts.loops)} loops"),
+    }
+    for name, (value, note) in values.items():
+        yield {"name": name, "value": value, "note": note}
 
 
 def _tracings_tile(scores: ScoreFacts | None) -> dict[str, str]:
@@ -112,8 +150,9 @@ def _score_tile(data: ReportData, key: str, name: str, digits: int) -> dict[str,
         return {"name": name, "value": MISSING, "note": "no tracings scored"}
     value = number(overall(scores.run).get(key))
     low, high = scores.run_intervals.get(key, (None, None))
-    note = "" if data.evaluation else "no baseline"
-    if low is not None and data.evaluation:
+    evaluation = data.scope == "evaluation"
+    note = "" if evaluation else "no baseline"
+    if low is not None and evaluation:
         note = f"95 %: {decimal(low, digits)} to {decimal(high, digits)}"
     if scores.baseline is not None:
         note = f"{scores.baseline_name} {decimal(overall(scores.baseline).get(key), digits)}"
@@ -141,7 +180,10 @@ def _projections(facts: ProjectionFacts) -> dict[str, Any]:
     present = [layer for layer in _LAYERS if (layer, 0) in pictures]
     colours = dict(zip(facts.regions, layers.REGION_COLOURS * len(facts.regions), strict=False))
     lined = any(layer in present for layer in ("skeletons", "tracings"))
-    shown = {"image", "skeletons", "tracings"} | (set() if lined else {"segments"})
+    bare = "image" not in present
+    shown = {"image", "skeletons", "tracings"} | ({"segments"} if bare or not lined else set())
+    explained = {**_EXPLAINED, "segments": _WITHOUT_IMAGE} if bare else _EXPLAINED
+    panels = [layer for layer in _PANELS if layer in present]
     return {
         "rules": Markup("\n").join(
             Markup(".l-{}-{}{{background-image:url(data:image/png;base64,{})}}").format(
@@ -151,6 +193,10 @@ def _projections(facts: ProjectionFacts) -> dict[str, Any]:
         ),
         "views": {axis: _view(facts, axis, present, colours) for axis in layers.VIEWS},
         "layers": [(layer, layer in shown) for layer in present],
+        # A single picture is the same as the first of those over each other.
+        "panels": panels if len(panels) > 1 or not lined else [],
+        "explained": [explained[layer] for layer in panels],
+        "bare": bare,
         "missing": [layer for layer in _LAYERS if layer not in present],
         "regions": list(colours.items()),
         "tracing_colour": layers.TRACING_COLOUR,
@@ -289,6 +335,21 @@ def _segments(facts: SegmentFacts) -> dict[str, Any]:
         "largest_share": 100 * int(sizes.max()) / int(sizes.sum()) if sizes.sum() else None,
         "chart": Markup(figures.segment_size_chart(sizes)) if len(sizes) else None,
         "rows": list(zip(rows, colours, strict=True)),
+    }
+
+
+def _skeletons(facts: SkeletonFacts) -> dict[str, Any]:
+    cable = np.asarray(facts.cable_nm, np.float64)
+    some = cable[cable > 0]
+    colours = layers.label_hex(np.array([row.id for row in facts.longest], np.uint64))
+    return {
+        "count": len(cable),
+        "cable_nm": float(cable.sum()),
+        "median_nm": float(np.median(cable)) if len(cable) else None,
+        "without_cable": len(cable) - len(some),
+        "chart": Markup(figures.cable_chart(some)) if len(some) else None,
+        "work": work_tables(facts),
+        "rows": list(zip(facts.longest, colours, strict=True)),
     }
 
 

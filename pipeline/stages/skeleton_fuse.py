@@ -112,10 +112,12 @@ def _scatter(block: Block, run: Run) -> BlockResult:
     assert lookup is not None
     parts = [read_part(path, number) for number in part_numbers(path)]
     columns = _assigned(parts, lookup, run)
+    given = sum(len(part["segment"]) for part in parts)
+    stats = {"background": given - len(np.unique(columns["fragment"]))}
     if not len(columns["segment"]):
-        return BlockResult("empty")
+        return BlockResult("empty", stats=stats)
     write_by_bucket(run.block_file("scattered_skeletons", block.index), columns, run)
-    return BlockResult(stats={"nodes": len(columns["segment"])})
+    return BlockResult(stats={"nodes": len(columns["segment"]), **stats})
 
 
 def _assigned(parts: list[Columns], lookup: SparseMap, run: Run) -> Columns:

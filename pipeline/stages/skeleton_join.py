@@ -168,20 +168,24 @@ def joined_in(run: Run, bucket: int) -> Iterator[Joined]:
         stored = read_part(path, number)
         areas = None
         if AREAS in stored:
-            cuts = np.split(stored[AREAS], np.cumsum(stored["node_count"])[:-1])
+            cuts = _cut(stored[AREAS], stored["node_count"])
             areas = dict(zip(stored["segment"].tolist(), cuts, strict=True))
         yield Joined(_skeletons(stored), areas)
 
 
 def _skeletons(stored: Columns) -> dict[int, Skeleton]:
-    node_cuts = np.cumsum(stored["node_count"])[:-1]
-    nodes = np.split(stored["nodes"], node_cuts)
-    radii = np.split(stored["radii_nm"], node_cuts)
-    edges = np.split(stored["edges"], np.cumsum(stored["edge_count"])[:-1])
+    nodes = _cut(stored["nodes"], stored["node_count"])
+    radii = _cut(stored["radii_nm"], stored["node_count"])
+    edges = _cut(stored["edges"], stored["edge_count"])
     return {
         segment: Skeleton(str(segment), nodes[i], edges[i], radii[i])
         for i, segment in enumerate(stored["segment"].tolist())
     }
+
+
+def _cut(rows: NDArray[Any], counts: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """The rows of each skeleton; none without skeletons, where `np.split` gives one piece."""
+    return np.split(rows, np.cumsum(counts)[:-1]) if len(counts) else []
 
 
 def joined_buckets(run: Run) -> list[int]:

@@ -241,8 +241,12 @@ def cortex(options: argparse.Namespace, settings: SkeletonSettings) -> list[dict
 def tracings(options: argparse.Namespace, settings: SkeletonSettings) -> list[dict[str, Any]]:
     """Real tracings drawn as tubes into volumes that fit; the whole and a blocking."""
     given = [
-        (options.data / "swc_fly_pn", SwcOptions((8.0, 8.0, 8.0), unit="voxel"), 150.0),
-        (options.data / "swc_mouse_projection", SwcOptions((1e3, 1e3, 1e3), unit="um"), 16_000.0),
+        (options.data / "swc_fly_pn", SwcOptions(voxel_size_nm=(8.0, 8.0, 8.0)), 150.0),
+        (
+            options.data / "swc_mouse_projection",
+            SwcOptions(voxel_size_nm=(1e3, 1e3, 1e3), unit="um"),
+            16_000.0,
+        ),
     ]
     rows = []
     for folder, swc, voxel_nm in given:
@@ -263,8 +267,11 @@ def _traced(
     nodes = tracing.nodes * np.asarray(swc.voxel_size_nm) / voxel_nm
     nodes = nodes - nodes.min(axis=0) + 6
     extent = np.minimum(np.ceil(nodes.max(axis=0)).astype(int) + 6, options.largest)
+    # Of one that does not fit, the part around its middle node.
+    begin = np.clip(np.median(nodes, axis=0) - extent / 2, 0, nodes.max(axis=0) + 6 - extent)
+    nodes = nodes - np.floor(begin)
     scaled = Skeleton(tracing.name, nodes, tracing.edges)
-    cut = keep_nodes(scaled, (nodes < extent - 4).all(axis=1))
+    cut = keep_nodes(scaled, ((nodes > 4) & (nodes < extent - 4)).all(axis=1))
     assert cut is not None
     shape: Triple = tuple(int(n) for n in extent)  # type: ignore[assignment]
     edges = tube_edges(

@@ -59,6 +59,9 @@ CHARTS: dict[str, Callable[[], str]] = {
     "threshold, one": lambda: figures.threshold_chart(ThresholdFacts([0.5], {"run": [0.8]}, 0.5)),
     "sizes": lambda: figures.segment_size_chart([1, 1, 1, 50, 10_000_000_000]),
     "sizes, one": lambda: figures.segment_size_chart([7]),
+    "cable": lambda: figures.cable_chart([500.0, 1e3, 1e3, 5e6, 3e9]),
+    "cable, one": lambda: figures.cable_chart([1234.5]),
+    "cable, many": lambda: figures.cable_chart(np.full(5000, 2e4)),
     "pairs": lambda: figures.score_pairs_chart([(0.1, 0.4), (1.0, 1.0)], "plain <baseline>"),
 }
 

@@ -24,6 +24,8 @@ from pipeline.report.facts import (
     ScoreFacts,
     SegmentFacts,
     SegmentRow,
+    SkeletonFacts,
+    SkeletonRow,
     StageFacts,
     ThresholdFacts,
     TrainingPhase,
@@ -33,9 +35,12 @@ from pipeline.report.page import ReportData, render_report
 from pipeline.report.projections import ProjectionGrid
 from pipeline.report.quantities import MISSING
 from pipeline.report.score_tables import nerl_pairs, score_rows, tracing_rows
+from pipeline.report.skeleton_tables import work_tables
 
 EVIL = '<script>alert("x")</script>&\'"{{ 7 * 7 }}</style>'
-SECTIONS = {"next", "run", "projections", "training", "stages", "scores", "segments", "files"}
+SECTIONS = {
+    "next", "run", "projections", "training", "stages", "scores", "segments", "skeletons", "files",
+}  # fmt: skip
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 
 
@@ -106,6 +111,23 @@ def projections() -> ProjectionFacts:
     )
 
 
+def skeletons(**more: Any) -> SkeletonFacts:
+    return SkeletonFacts(
+        [4e6, 0.0, 1e3],
+        branch_points=17,
+        tips=31,
+        components=5,
+        loops=2,
+        longest=[SkeletonRow(2**63 + 7, 1234, 4e6, 16, 29, 3, 2, 2600.0)],
+        traced={"components": 41, "limited": 3, "limited_voxels": 5678},
+        joined={
+            "welded": 23, "gaps_joined": 4, "doubled_nm": 900.0, "ticks_removed": 6,
+            "ticks_nm": 7e3, "cable_in_nm": 6e6, "cable_out_nm": 5e6,
+        },
+        **more,
+    )  # fmt: skip
+
+
 def full() -> ReportData:
     steps = np.arange(0, 100, 10)
     return ReportData(
@@ -128,6 +150,7 @@ def full() -> ReportData:
         ),
         threshold=ThresholdFacts([0.2, 0.4, 0.6], {"this run": [0.5, 0.8, 0.7]}, 0.4),
         segments=SegmentFacts([5, 50, 500], [SegmentRow(2**63 + 5, 500, 9e5, 3)]),
+        skeletons=skeletons(),
         outputs=[OutputFile("scores/metrics.json", "the scores", 4096)],
     )
 
@@ -157,14 +180,15 @@ def test_missing_parts_are_said_to_be_missing_and_full_ones_are_not():
     whole = Page(full_html())
     assert not [a for _, a in whole.tags if a.get("class") == "missing"]
     charts = [a for t, a in whole.tags if t == "svg" and a.get("class") == "chart"]
-    assert len(charts) == 6
+    assert len(charts) == 7
 
 
 @pytest.mark.parametrize(
     "part",
     [
         "source", "commands", "versions", "wall_seconds", "neurons", "projections", "training",
-        "stages", "foreground_share", "scores", "threshold", "segments", "outputs",
+        "stages", "foreground_share", "scores", "threshold", "segments", "skeletons",
+        "outputs",
     ],
 )  # fmt: skip
 def test_any_one_part_may_be_missing_or_be_the_only_one(part):
@@ -191,11 +215,14 @@ def test_parts_that_hold_nothing_are_missing_too():
         scores=ScoreFacts({"overall": {}, "per_skeleton": {}, "conventions": {}}),
         threshold=ThresholdFacts([0.5], {"this run": [None]}),
         segments=SegmentFacts([]),
+        skeletons=SkeletonFacts([]),
         stages=[StageFacts("predict", 0)],
     )
     page = Page(render_report(data))
     assert "No projections were made." in page.text
     assert "There is no segment." in page.text
+    assert "0 segments have a skeleton" in page.text
+    assert "No skeleton has cable." in page.text
     assert "No baseline was scored." in page.text
 
 
@@ -407,7 +434,7 @@ def test_an_evaluation_leaves_out_what_belongs_to_a_reconstruction():
     )
     told = "50 of 1,000 nodes of the tracings lie outside the volume: count as background."
     data = ReportData(
-        "a", source=source, scores=scores, wall_seconds=2.0, warnings=[told], evaluation=True
+        "a", source=source, scores=scores, wall_seconds=2.0, warnings=[told], scope="evaluation"
     )
     page = Page(render_report(data))
     assert not [a for _, a in page.tags if a.get("class") == "missing"] or "No stages" in page.text
@@ -423,7 +450,7 @@ def test_an_evaluation_leaves_out_what_belongs_to_a_reconstruction():
     assert [s.count("50") for s in steps] == [1, 0, 0], "the number is told once"
     assert steps[2].startswith("9.0 % of the tracings' edges lie in segments")
     assert "The merges among the sites" in steps[2]
-    whole = Page(render_report(replace(data, evaluation=False)))
+    whole = Page(render_report(replace(data, scope="run")))
     assert "Trained on nothing in this run" in whole.text
     assert set(whole.attributes("id")) >= SECTIONS
 
@@ -431,7 +458,83 @@ def test_an_evaluation_leaves_out_what_belongs_to_a_reconstruction():
 def test_an_evaluation_beside_another_segmentation_shows_both():
     labels = LabelScoreFacts({"voi": 1.0}, {"voi": 1.5})
     scores = ScoreFacts(metrics(), metrics(0.5), "plain threshold")
-    data = ReportData("a", scores=scores, label_scores=labels, evaluation=True)
+    data = ReportData("a", scores=scores, label_scores=labels, scope="evaluation")
     page = Page(render_report(data))
     assert "Metric this segmentation plain threshold difference" in page.text
     assert "Metric this segmentation reference difference" in page.text
+
+
+def skeletons_only(**more: Any) -> ReportData:
+    shown = replace(projections(), image=None, affinities=None, tracings=None, regions={})
+    return ReportData(
+        "a",
+        source=InputFacts("/data/a.zarr", (6, 12, 9), "uint64", (40.0, 8.0, 8.0)),
+        commands={"view": "loom view"},
+        wall_seconds=2.0,
+        projections=shown,
+        stages=[StageFacts("join", 16, 16, wall_seconds=2.0)],
+        skeletons=skeletons(**more),
+        outputs=[OutputFile("swc")],
+        scope="skeletons",
+    )
+
+
+def test_a_report_of_skeletons_leaves_out_what_belongs_to_a_run():
+    page = Page(render_report(skeletons_only(notes=["2 loops are <opened>."])))
+    here = SECTIONS - {"training", "scores", "segments"}
+    assert set(page.attributes("id")) & SECTIONS == here
+    nav = {h for h in page.attributes("href") if h.startswith("#") and h[1:] in SECTIONS}
+    assert nav == {f"#{name}" for name in here}
+    missing = [a for _, a in page.tags if a.get("class") == "missing"]
+    assert len(missing) == 1, "block times, which this stage has not"
+    assert "skeletons 3 5 components cable 4 mm 31 tips branch points 17 2 loops" in page.text
+    assert "compute time 2.0 s 324 voxels/s" in page.text
+    for foreign in ("scored", "baseline", "Affinities", "brightest", "Not in this run", "torch"):
+        assert foreign not in page.text, foreign
+    assert "2 loops are <opened>." in page.text
+
+
+def test_next_steps_of_skeletons_are_its_warnings_and_the_viewer():
+    data = skeletons_only()
+    assert [s.text for s in next_steps(data)] == ["Look at the result in the viewer."]
+    told = replace(data, warnings=["3 components fill the block."])
+    assert [s.urgent for s in next_steps(told)] == [True, False]
+    assert "Nothing was scored" in next_steps(replace(data, scope="run"))[0].text
+
+
+def test_without_an_image_segments_are_shown_dimmed_below_their_skeletons():
+    def shown(html: str) -> tuple[set[str], bool]:
+        inputs = [a for t, a in Page(html).tags if t == "input"]
+        return {a["id"] or "" for a in inputs if "checked" in a}, 'class="viewer bare"' in html
+
+    assert shown(render_report(skeletons_only())) == ({"show-segments", "show-skeletons"}, True)
+    lines = {"show-image", "show-skeletons", "show-tracings", "show-regions"}
+    assert shown(full_html()) == (lines, False)
+
+
+def test_the_section_of_skeletons_tells_what_tracing_and_joining_did():
+    text = Page(full_html()).text
+    assert "3 segments have a skeleton, with 4 mm of cable in all, 17 branch points, 31" in text
+    assert "half of them have at most 1 µm of cable" in text
+    assert "1 segment of single nodes, without cable, not shown" in text
+    assert "limited to the ways to the faces of their block 3 voxels of those limited 5,678" in text
+    assert "cable of the pieces 6 mm seams joined: nodes that blocks share 23 gaps joined 4" in text
+    assert "ticks removed 6 7 µm dust removed" in text
+    assert "cable joined 5 mm cable after smoothing 4 mm" in text
+    assert f"{2**63 + 7} 1,234 4 mm 16 29 3 2 2.6 µm" in text
+    assert "Fusing" not in text
+
+
+def test_fusing_is_told_after_the_joining_of_fragments():
+    did = {"joints": 77, "longest_joint_nm": 4710.0, "cable_out_nm": 4.5e6}
+    tables = work_tables(skeletons(fused=did))
+    assert [t.title for t in tables] == [
+        "Tracing",
+        "Joining fragments across blocks",
+        "Fusing fragments by the lookup",
+    ]
+    fused = {row.what: row for row in tables[2].rows}
+    assert fused["contacts tied"].count == 77
+    assert fused["longest tie"].cable_nm == 4710.0
+    assert fused["cable after smoothing"].cable_nm == 4_001_000.0
+    assert [table.has_cable for table in tables] == [False, True, True]
