@@ -4,6 +4,7 @@
 # make bench  how fast and how large the segmentation core is; see tests/benchmarks/README.md
 # make bench-losses  what the losses of training cost
 # make bench-metrics  what the scores of tracings cost, beside another package
+# make bench-skeletons  what skeletons cost, and how right they are
 # make setup  .venv with the exact versions of requirements.lock
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench bench-losses bench-metrics bench-volara lock clean
+.PHONY: setup demo test check bench bench-losses bench-metrics bench-skeletons bench-volara lock clean
 
 setup: $(STAMP)
 
@@ -51,6 +52,10 @@ bench-losses: setup
 
 bench-metrics: setup
 	$(BIN)/python tests/benchmarks/skeleton_metrics.py --folder $(BENCH)
+
+bench-skeletons: setup
+	$(BIN)/python tests/benchmarks/skeleton_speed.py --folder $(BENCH)
+	$(BIN)/python tests/benchmarks/skeleton_accuracy.py --folder $(BENCH)
 
 # volara's own requirements do not go together with ours, so it gets an environment of its own.
 bench-volara: setup

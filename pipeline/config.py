@@ -263,7 +263,8 @@ class SkeletonizeConfig(StrictModel):
     lookup_missing: Literal["keep", "zero", "raise"] = "keep"
     """What becomes of a fragment that the lookup does not name: it keeps its id, goes, or ends."""
     level: Literal["segments", "fragments"] = "segments"
-    """fragments: traced once, and fused by the lookup: another one costs no look at a voxel."""
+    """fragments: traced once, and fused by the lookup: another one costs no look at a voxel. Each
+    fragment should be connected, as those of this project are: a pair is tied in one place."""
     soma_mask: Path | None = None
     """A volume of the same shape: where it is not 0 is soma, of which one node is left."""
     cross_sections: bool = False
