@@ -184,8 +184,9 @@ def refuse_foreign_output(
 ) -> None:
     """Refuse to overwrite what this run has not made, or, unless `replace`, other parameters."""
     present = [run.path(name) for name in stage.writes if run.path(name).exists()]
-    makers = [other for other in STAGES if set(other.writes) & set(stage.writes)]
-    if present and all(run.ledger(maker.name).header is None for maker in makers):
+    others = [other.name for other in STAGES if set(other.writes) & set(stage.writes)]
+    unknown = ledger.header is None and all(run.ledger(n).header is None for n in others)
+    if unknown and present:
         raise OutputExistsError(
             f"{present[0]} exists and no run of axonloom has made it; "
             "move it away or choose another folder"

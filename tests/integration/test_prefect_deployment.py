@@ -42,8 +42,9 @@ def test_the_defaults_run_every_stage() -> None:
     [deployment] = yaml.safe_load(FILE.read_text())["deployments"]
     config = parse_config(deployment["parameters"]["config"])
     assert needs_phantom(config)
-    # A phantom comes without the segmentations that these read.
+    # A phantom comes without the segmentations, or fragments and lookups, that these read.
     foreign = {"reference_overlap", "label_placement"}
+    foreign |= {"fragment_join", "scatter", "scatter_index", "fuse"}
     assert plan(on_phantom(config)) == tuple(s for s in STAGES if s.name not in foreign)
     for region in (config.regions.train, config.regions.score):
         assert region is not None
