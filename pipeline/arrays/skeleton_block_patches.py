@@ -11,19 +11,31 @@ from pipeline.arrays.skeleton_block_runs import Components
 from pipeline.arrays.skeleton_settings import VoxelSize
 
 
-def patch_centres(components: Components, voxel_size_nm: VoxelSize) -> dict[int, NDArray[np.int64]]:
+def patch_centres(
+    components: Components,
+    voxel_size_nm: VoxelSize,
+    faces: NDArray[np.bool_],
+    seams: NDArray[np.int64],
+) -> dict[int, NDArray[np.int64]]:
     """For each component, by number, the central voxels of the patches in which faces cut it.
 
     A patch is one piece of a component in a face (8 neighbours). Its centre depends on the plane of
     voxels alone, so both blocks that share a plane find the same.
 
+    Args:
+        components: of the block.
+        voxel_size_nm: z, y, x.
+        faces: (3, 2) bool, the faces to look at: before and behind along each axis.
+        seams: (S, 3) int64, further central voxels, each in a component.
+
     Returns:
-        (T, 3) int64 voxels of the block, ascending; no entry for a component away from the faces.
+        (T, 3) int64 voxels of the block, ascending; no entry for a component without any.
     """
-    numbers, voxels = [np.zeros(0, np.uint32)], [np.zeros((0, 3), np.int64)]
+    numbers, voxels = [components.at(seams)], [seams]
     for axis in range(3):
         size = np.delete(voxel_size_nm, axis)
-        for depth in sorted({0, components.shape[axis] - 1}):
+        ends = (0, components.shape[axis] - 1)
+        for depth in sorted({end for end, cut in zip(ends, faces[axis], strict=True) if cut}):
             plane = components.face(axis, depth)
             pixels = _central_pixels(plane, size)
             numbers.append(plane[tuple(pixels.T)])

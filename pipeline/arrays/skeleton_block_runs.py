@@ -77,11 +77,19 @@ class Components:
     low: NDArray[np.int64]
     high: NDArray[np.int64]
 
-    def at_faces(self) -> NDArray[np.bool_]:
-        """(C,) which touch a face of the block."""
+    def at_faces(self, faces: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(C,) which touch a face of the block, of those named: (3, 2), before and behind."""
         ends = np.asarray(self.shape) - 1
-        touching: NDArray[np.bool_] = ((self.low == 0) | (self.high == ends)).any(axis=1)
+        before, behind = (self.low == 0) & faces[:, 0], (self.high == ends) & faces[:, 1]
+        touching: NDArray[np.bool_] = (before | behind).any(axis=1)
         return touching
+
+    def at(self, voxels: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """(V,) the component that holds each of (V, 3) voxels, all of them of a component."""
+        first = np.ravel_multi_index(tuple(self.runs[:, :3].T), self.shape)
+        place = np.ravel_multi_index(tuple(voxels.T), self.shape)
+        found: NDArray[np.uint32] = self.number[np.searchsorted(first, place, side="right") - 1]
+        return found
 
     def face(self, axis: int, depth: int) -> NDArray[np.uint32]:
         """The component of each voxel of one plane."""
@@ -243,6 +251,33 @@ def _paint_plane(
             first, last = runs[run, 2] - origin[2], runs[run, 3] - origin[2]
             for x in range(max(first, 0), min(last + 1, width)):
                 plane[z, y, x] = number[run]
+
+
+def copy_voxels(
+    component: Component,
+    source: NDArray[np.float32],
+    source_low: NDArray[np.int64],
+    target: NDArray[np.float32],
+    target_low: NDArray[np.int64],
+) -> None:
+    """Copy the values at its voxels from one box to another; `low` is the first voxel of each."""
+    _copy_runs(component.runs, source, source_low, target, target_low)
+
+
+@njit(cache=True, nogil=True)
+def _copy_runs(
+    runs: np.ndarray,
+    source: np.ndarray,
+    source_low: np.ndarray,
+    target: np.ndarray,
+    target_low: np.ndarray,
+) -> None:
+    for run in range(len(runs)):
+        z, y = runs[run, 0], runs[run, 1]
+        from_row = source[z - source_low[0], y - source_low[1]]
+        onto_row = target[z - target_low[0], y - target_low[1]]
+        for x in range(runs[run, 2], runs[run, 3] + 1):
+            onto_row[x - target_low[2]] = from_row[x - source_low[2]]
 
 
 def distance_inside(

@@ -1,6 +1,6 @@
 """Pieces of skeletons from all blocks put together into one skeleton per segment.
 
-1. Weld: nodes of one segment on the same voxel are one node (blocks share a plane of voxels,
+1. Weld: nodes of one segment on the same voxel are one node (blocks share seams of voxels,
    `pipeline.arrays.skeleton_join_weld`).
 2. Join: components whose nearest nodes lie within the join radius, nearest pair first
    (`pipeline.arrays.skeleton_join_gaps`).
@@ -86,7 +86,7 @@ def join_pieces(
     """One skeleton per segment from the pieces of all blocks, whatever their order.
 
     Args:
-        pieces: of `skeletonize_block`, one table a block; blocks overlap by one plane.
+        pieces: of `skeletonize_block`, one table a block, all with context or all without.
         voxel_size_nm: z, y, x.
         settings: those of the blocks.
 

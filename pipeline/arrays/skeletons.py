@@ -1,13 +1,15 @@
 """Skeletons of the objects in one block, cut so that neighbouring blocks meet.
 
-A block reads one plane of voxels more than it writes on its successor side, so that two neighbours
-share a plane. Where an object crosses that plane, both see the same patch of it and both put a node
-on the same voxel, the most central one of the patch. So the pieces of one object always touch: two
-adjacent voxels lie together in at least one block, and equal nodes are one node.
+A block reads some voxels of context, by which neighbours divide objects between them across, never
+along (`skeleton_block_cut`). They share a seam of voxels. Where an object crosses it, both see the
+same patch and both put a node on the same voxel, the most central one of the patch. So the pieces
+of one object always touch: two adjacent voxels lie together in at least one block, and equal nodes
+are one node. A block too small for that reads one plane of voxels more on its successor side
+instead, and that plane is the seam.
 
 1. Connected components (26 neighbours) of each label, in one pass (`skeleton_block_runs`); those
    below the size and away from the faces go.
-2. The central voxel of each patch on a face (`skeleton_block_patches`).
+2. The central voxel of each patch on a seam or a face (`skeleton_block_patches`).
 3. A path tracer draws each component, through these voxels (`skeleton_block_trace`).
 4. Rings that the component has are closed (`skeleton_loops`).
 
@@ -27,11 +29,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
+from pipeline.arrays.skeleton_block_cut import context_vox, share_of, smallest_block
 from pipeline.arrays.skeleton_block_patches import patch_centres
 from pipeline.arrays.skeleton_block_runs import (
     Component,
     Components,
+    copy_voxels,
     distance_inside,
     euler_of_component,
     find_components,
@@ -50,7 +55,7 @@ from pipeline.arrays.skeleton_settings import (
     const_nm,
 )
 from pipeline.errors import DtypeError, ShapeError
-from pipeline.geometry import Triple
+from pipeline.geometry import Roi, Triple
 
 __all__ = [
     "BlockSkeletonReport",
@@ -59,7 +64,9 @@ __all__ = [
     "VoxelSize",
     "check_settings",
     "const_nm",
+    "context_vox",
     "skeletonize_block",
+    "smallest_block",
     "trace_block",
 ]
 
@@ -74,8 +81,10 @@ class SkeletonPieces:
         edges: (E, 2) int64, indices into `nodes`; both ends belong to one segment. They may close
             rings, where the object has them.
         radius_nm: (N,) float64, distance to the nearest voxel that is not of the segment. A face of
-            the block is no boundary: near it, the radius may be too large.
-        face_nm: (N,) float64, distance to the nearest face of the block that was read.
+            the block is no boundary: without context, the radius near it may be too large.
+        face_nm: (N,) float64, distance to where the block ends: to the nearest voxel of the seam in
+            the node's component or face of the volume; without context, face of what was read.
+            Infinite if there is none.
         soma: (N,) bool, the node's voxel lies in a given soma mask; False if none is given.
 
     `trace_block` sorts: segments ascend, the nodes and the edges of each are one run of rows.
@@ -155,6 +164,7 @@ def skeletonize_block(
     voxel_size_nm: VoxelSize,
     settings: SkeletonSettings,
     soma_mask: NDArray[np.bool_] | None = None,
+    block: Roi | None = None,
 ) -> SkeletonPieces:
     """The pieces of `trace_block` without its report."""
     return trace_block(
@@ -163,6 +173,7 @@ def skeletonize_block(
         voxel_size_nm=voxel_size_nm,
         settings=settings,
         soma_mask=soma_mask,
+        block=block,
     ).pieces
 
 
@@ -173,16 +184,20 @@ def trace_block(
     voxel_size_nm: VoxelSize,
     settings: SkeletonSettings,
     soma_mask: NDArray[np.bool_] | None = None,
+    block: Roi | None = None,
 ) -> BlockSkeletons:
-    """Skeletons of every object in a block, meeting those of the neighbours at shared planes.
+    """Skeletons of every object in a block, meeting those of the neighbours.
 
     Args:
-        labels: (Z, Y, X) uint64, the read ROI: the write ROI plus one voxel on the successor side
-            where the volume goes on. 0 is background. Not changed.
+        labels: (Z, Y, X) uint64, the read ROI; 0 is background. Not changed. With `block`: the
+            write ROI and `context_vox` around it, less where the volume ends. Without: the write
+            ROI plus one voxel on the successor side where the volume goes on.
         origin: the first voxel of `labels` in the volume.
         voxel_size_nm: z, y, x.
         settings: of the method.
         soma_mask: (Z, Y, X) bool, voxels of somata, or None.
+        block: the write ROI, relative to `labels`. The blocks of a volume must all give one, and
+            all but the last along an axis be `smallest_block` long.
 
     Returns:
         One tree per connected component, with a further edge for each ring that it has; at least
@@ -194,10 +209,12 @@ def trace_block(
     """
     _check(labels, soma_mask)
     check_settings(voxel_size_nm, settings)
-    components = find_components(labels)
-    targets = patch_centres(components, voxel_size_nm)
-    kept = (components.counts >= settings.min_voxels) | components.at_faces()
-    tracer = _Tracer(components, targets, voxel_size_nm, settings)
+    seen = _see(labels, block, voxel_size_nm)
+    components = find_components(seen.labels)
+    targets = patch_centres(components, voxel_size_nm, seen.faces, seen.centres)
+    kept = (components.counts >= settings.min_voxels) | components.at_faces(seen.faces)
+    kept[components.at(seen.seam).astype(np.int64) - 1] = True
+    tracer = _Tracer(components, targets, seen, voxel_size_nm, settings)
     traced = [tracer.trace(part) for part in components.by_segment() if kept[part.number - 1]]
     report = BlockSkeletonReport(
         components=len(kept),
@@ -205,8 +222,33 @@ def trace_block(
         single_nodes=sum(len(trace.nodes) == 1 for _, trace in traced),
         **tracer.counts,
     )
-    pieces = _as_pieces(traced, labels.shape, origin, voxel_size_nm, soma_mask)
+    pieces = _as_pieces(traced, components, seen, origin, voxel_size_nm, soma_mask)
     return BlockSkeletons(pieces, report)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a block traces: see `Share`; without context, `distance_nm` is None and no seam."""
+
+    labels: NDArray[np.uint64]
+    offset: Triple
+    size: int
+    faces: NDArray[np.bool_]
+    seam: NDArray[np.int64]
+    centres: NDArray[np.int64]
+    distance_nm: NDArray[np.float32] | None
+
+
+def _see(labels: NDArray[np.uint64], block: Roi | None, voxel_size_nm: VoxelSize) -> _Seen:
+    none = np.zeros((0, 3), np.int64)
+    if block is None or block.shape == labels.shape:
+        faces = np.ones((3, 2), np.bool_)
+        return _Seen(labels, (0, 0, 0), labels.size, faces, none, none, None)
+    share = share_of(labels, block, voxel_size_nm)
+    return _Seen(
+        share.labels, share.roi.offset, block.size, share.outer, share.seam, share.centres,
+        share.distance_nm,
+    )  # fmt: skip
 
 
 def _check(labels: NDArray[np.uint64], soma_mask: NDArray[np.bool_] | None) -> None:
@@ -234,14 +276,16 @@ class _Tracer:
         self,
         components: Components,
         targets: dict[int, NDArray[np.int64]],
+        seen: _Seen,
         voxel_size_nm: VoxelSize,
         settings: SkeletonSettings,
     ) -> None:
         self.shape = components.shape
+        self.distance_nm = seen.distance_nm
         self.targets = targets
         self.voxel_size_nm = voxel_size_nm
         self.settings = settings
-        self.most = settings.max_fill * float(np.prod(self.shape))
+        self.most = settings.max_fill * seen.size
         self.counts = {"tangled": 0, "limited": 0, "limited_voxels": 0, "loops": 0}
 
     def trace(self, part: Component) -> tuple[int, Trace]:
@@ -249,7 +293,7 @@ class _Tracer:
         if part.count == 1:
             return part.label, single_node(part.low, self.voxel_size_nm)
         mask = part.mask()
-        distance = distance_inside(part, self.shape, self.voxel_size_nm)
+        distance = self._distance(part)
         limited = part.count > self.most
         trace, kind = trace_component(
             part,
@@ -270,10 +314,18 @@ class _Tracer:
             self.counts["loops"] += loops
         return part.label, trace
 
+    def _distance(self, part: Component) -> NDArray[np.float32]:
+        if self.distance_nm is None:
+            return distance_inside(part, self.shape, self.voxel_size_nm)
+        distance = np.zeros(part.box, np.float32)
+        copy_voxels(part, self.distance_nm, np.zeros(3, np.int64), distance, part.low)
+        return distance
+
 
 def _as_pieces(
     traced: Sequence[tuple[int, Trace]],
-    shape: tuple[int, ...],
+    components: Components,
+    seen: _Seen,
     origin: Triple,
     voxel_size_nm: VoxelSize,
     soma_mask: NDArray[np.bool_] | None,
@@ -284,13 +336,33 @@ def _as_pieces(
     starts = np.cumsum([0, *sizes[:-1]])
     nodes = np.concatenate([trace.nodes for _, trace in traced])
     edges = [trace.edges + start for (_, trace), start in zip(traced, starts, strict=True)]
-    to_faces = np.minimum(nodes, np.asarray(shape) - 1 - nodes) * voxel_size_nm
-    soma = np.zeros(len(nodes), np.bool_) if soma_mask is None else soma_mask[tuple(nodes.T)]
+    soma = np.zeros(len(nodes), np.bool_)
+    if soma_mask is not None:
+        soma = soma_mask[tuple((nodes + seen.offset).T)]
     return SkeletonPieces(
         segment=np.repeat(np.array([label for label, _ in traced], np.uint64), sizes),
-        nodes=nodes + np.asarray(origin) + 0.5,
+        nodes=nodes + seen.offset + np.asarray(origin) + 0.5,
         edges=np.concatenate(edges),
         radius_nm=np.concatenate([trace.radii_nm for _, trace in traced]),
-        face_nm=to_faces.min(axis=1),
+        face_nm=_to_faces(nodes, components, seen, voxel_size_nm),
         soma=soma,
     )
+
+
+def _to_faces(
+    nodes: NDArray[np.int64], components: Components, seen: _Seen, voxel_size_nm: VoxelSize
+) -> NDArray[np.float64]:
+    """(N,) nanometres to the nearest face, or voxel of the seam in the same component."""
+    size = np.asarray(voxel_size_nm, np.float64)
+    sides = np.stack([nodes, np.asarray(components.shape) - 1 - nodes], axis=2) * size[:, None]
+    nearest: NDArray[np.float64] = np.where(seen.faces, sides, np.inf).min(axis=(1, 2))
+    if not len(seen.seam):
+        return nearest
+    # Components lie apart along a further axis by more than the box is wide.
+    apart = 2.0 * float(np.linalg.norm(components.shape * size))
+    seam, places = (
+        np.column_stack([voxels * size, components.at(voxels) * apart])
+        for voxels in (seen.seam, nodes)
+    )
+    to_seam = cKDTree(seam).query(places, distance_upper_bound=apart)[0]
+    return np.minimum(nearest, to_seam)

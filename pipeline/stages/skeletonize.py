@@ -1,6 +1,6 @@
 """Skeletonize: centre lines of each block, then one skeleton per segment.
 
-1. `skeletonize` traces a block with one voxel of overlap, so that pieces meet at shared planes.
+1. `skeletonize` traces a block with some voxels of context, so that pieces meet on shared seams.
 2. `skeleton_index` gathers which block holds pieces of which bucket of segments.
 3. `join` (in `skeleton_join`) puts the pieces of each segment together, bucket by bucket.
 """
@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_settings import SkeletonSettings
-from pipeline.arrays.skeletons import SkeletonPieces, check_settings, trace_block
+from pipeline.arrays.skeletons import (
+    SkeletonPieces,
+    check_settings,
+    context_vox,
+    smallest_block,
+    trace_block,
+)
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi
 from pipeline.stages.base import BlockResult, Stage, one_block
@@ -60,42 +66,79 @@ def _check(run: Run) -> None:
 def _skeletonize(block: Block, run: Run) -> BlockResult:
     measured = run.config.skeletonize.cross_sections
     context = run.config.skeletonize.section_context if measured else 0
-    around = block.read.grow((context,) * 3).intersect(run.roi)
+    seen = _seen(block, run)
+    section = block.read.grow((context,) * 3).intersect(run.roi)
+    around = _hull(seen, section)
     traced = of_fragments(run)
     surrounded = read_labels(run.path("segments"), around) if traced else read_segments(run, around)
-    labels = surrounded[block.read.relative_to(around).slices]
-    if not labels.any():
+    if not surrounded[block.read.relative_to(around).slices].any():
         return BlockResult("empty")
     found = trace_block(
-        labels,
-        origin=block.read.offset,
+        surrounded[seen.relative_to(around).slices],
+        origin=seen.offset,
         voxel_size_nm=run.voxel_size_nm,
         settings=_method(run),
-        soma_mask=_soma(block.read, run),
+        soma_mask=_soma(seen, run),
+        block=block.write.relative_to(seen) if _has_context(run) else None,
     )
     counts = {name: value for name, value in asdict(found.report).items() if value}
     if not len(found.pieces.segment):
         return BlockResult("empty", stats=counts)
     columns = found.pieces.columns()
     if measured:
-        columns[AREAS] = _areas(found.pieces, surrounded, around, run)
+        view = surrounded[section.relative_to(around).slices]
+        columns[AREAS] = _areas(found.pieces, view, section, run)
     if traced:
-        columns |= _contacts(labels, block)
+        columns |= _contacts(surrounded[block.read.relative_to(around).slices], block)
     write_by_bucket(run.block_file("skeleton_pieces", block.index), columns, run)
     return BlockResult(stats={"nodes": len(found.pieces.segment), **counts})
+
+
+def _has_context(run: Run) -> bool:
+    """Whether blocks divide objects with their neighbours: those that are large enough.
+
+    Not of fragments: a contact is kept with a fragment that has nodes in its block.
+    """
+    if of_fragments(run):
+        return False
+    block = run.config.skeletonize.block
+    return all(b >= min(smallest_block(), n) for b, n in zip(block, run.shape, strict=True))
+
+
+def _seen(block: Block, run: Run) -> Roi:
+    """What is read to trace a block."""
+    if not _has_context(run):
+        return block.read
+    return block.write.grow(context_vox(run.voxel_size_nm)).intersect(run.roi)
+
+
+def _hull(one: Roi, other: Roi) -> Roi:
+    """The least box that holds both."""
+    begin = np.minimum(one.offset, other.offset).tolist()
+    end = np.maximum(one.end, other.end).tolist()
+    return Roi.between((begin[0], begin[1], begin[2]), (end[0], end[1], end[2]))
 
 
 def _areas(
     pieces: SkeletonPieces, labels: NDArray[np.uint64], roi: Roi, run: Run
 ) -> NDArray[np.float32]:
-    """(N,) the area of the cross-section at each node."""
+    """(N,) the area of the cross-section at each node; of nodes outside the box, unknown."""
     from pipeline.arrays.cross_sections import cross_sections, tangents
 
     size = run.voxel_size_nm
     directions = tangents(Skeleton("", pieces.nodes, pieces.edges), size)
-    return cross_sections(
-        labels, roi.offset, pieces.nodes, directions, pieces.segment, voxel_size_nm=size
+    beyond = (pieces.nodes < roi.offset) | (pieces.nodes >= roi.end)
+    inside = ~np.asarray(beyond).any(axis=1)
+    areas = np.full(len(pieces.nodes), np.nan, np.float32)
+    areas[inside] = cross_sections(
+        labels,
+        roi.offset,
+        pieces.nodes[inside],
+        directions[inside],
+        pieces.segment[inside],
+        voxel_size_nm=size,
     )[0]
+    return areas
 
 
 def of_fragments(run: Run) -> bool:
@@ -148,7 +191,7 @@ def _lookup(run: Run) -> tuple[str, ...]:
 
 SKELETONIZE = Stage(
     name="skeletonize",
-    version=2,
+    version=3,
     reads=("segments",),
     optional=("source_soma_mask",),
     more=_lookup,

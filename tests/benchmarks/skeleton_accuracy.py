@@ -31,7 +31,7 @@ from pipeline.arrays.skeleton_join import JoinReport, join_pieces
 from pipeline.arrays.skeleton_nodes import keep_nodes
 from pipeline.arrays.skeleton_settings import SkeletonSettings
 from pipeline.arrays.skeleton_smooth import smooth_nodes
-from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
+from pipeline.arrays.skeletons import SkeletonPieces, context_vox, skeletonize_block
 from pipeline.arrays.tubes import rasterise_edges, tube_edges
 from pipeline.geometry import BlockGrid, Roi, Triple
 from pipeline.storage.swc import SwcOptions, read_skeletons
@@ -68,12 +68,19 @@ def skeletonize(
 ) -> Drawn:
     """All blocks one after the other, then the join."""
     grid = BlockGrid(Roi((0, 0, 0), labels.shape), block, (0, 0, 0), (1, 1, 1))
-    pieces: list[SkeletonPieces] = [
-        skeletonize_block(
-            labels[b.read.slices], origin=b.read.offset, voxel_size_nm=size, settings=settings
+    whole = Roi((0, 0, 0), labels.shape)
+    pieces: list[SkeletonPieces] = []
+    for b in grid:
+        seen = b.write.grow(context_vox(size)).intersect(whole)
+        pieces.append(
+            skeletonize_block(
+                np.ascontiguousarray(labels[seen.slices]),
+                origin=seen.offset,
+                voxel_size_nm=size,
+                settings=settings,
+                block=b.write.relative_to(seen),
+            )
         )
-        for b in grid
-    ]
     skeletons, report = join_pieces(pieces, voxel_size_nm=size, settings=settings)
     smooth = {
         k: replace(s, nodes=smooth_nodes(s.nodes, s.edges, settings.smooth_rounds))

@@ -31,11 +31,11 @@ from pipeline.geometry import BlockGrid, Triple
 from pipeline.storage.atomic import remove_tree
 from pipeline.storage.volume import Volume
 
-VERSION = 1  # of the drawn data; part of the names of what is kept
+VERSION = 2  # of the drawn data; part of the names of what is kept
 VOXEL_SIZE_NM = (500.0, 500.0, 500.0)
 STAGES = ("skeletonize", "skeleton_index", "join")
 FOREGROUND = 0.01
-VOXELS_A_NODE = 9.6  # that a node of a tube adds; measured
+VOXELS_A_NODE = 10.8  # that a node of a tube adds; measured
 NODES = 5_000
 BALL = [
     (z, y, x)

@@ -421,8 +421,9 @@ def test_an_object_that_fills_the_volume_is_limited_and_counted(tmp_path: Path) 
     assert (row["components"], row["loops"]) == (1, 0)
     marks = run.ledger("skeletonize").marks.values()
     assert [mark.stats["limited"] for mark in marks] == [1] * 8
-    # Each block is traced with a plane of its successors, where there are any.
-    assert sum(mark.stats["limited_voxels"] for mark in marks) == 41 * 61 * 53
+    # Each voxel in one block, and again where a block is traced to the seam with its successors.
+    counted = sum(mark.stats["limited_voxels"] for mark in marks)
+    assert np.prod(SHAPE) <= counted <= 1.1 * np.prod(SHAPE)
 
 
 def test_small_objects_are_left_out_by_their_size(data: Path, plain: Run, tmp_path: Path) -> None:

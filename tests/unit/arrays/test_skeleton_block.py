@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from pipeline.arrays import skeleton_block_trace
 from pipeline.arrays.betti import euler_characteristic
+from pipeline.arrays.skeleton_block_cut import context_vox, share_of, smallest_block
 from pipeline.arrays.skeleton_block_kernels import draw_paths
 from pipeline.arrays.skeleton_block_runs import (
     distance_inside,
@@ -33,6 +34,7 @@ from pipeline.arrays.skeletons import (
     trace_block,
 )
 from pipeline.errors import ConfigError, DtypeError, InputError, ShapeError
+from pipeline.geometry import BlockGrid, Roi
 
 ISOTROPIC: VoxelSize = (1000.0, 1000.0, 1000.0)
 DEFAULTS = SkeletonSettings()
@@ -385,3 +387,115 @@ def test_defaults_work_on_every_voxel_size(edge: float) -> None:
     size = (edge, edge, edge)
     assert DEFAULTS.soma_acceptance(size) > DEFAULTS.soma_detection(size) >= 3 * edge
     assert SkeletonSettings(soma_acceptance_nm=7.0).soma_acceptance(size) == 7.0
+
+
+def beam(shape: tuple[int, int, int], low: tuple[int, ...], high: tuple[int, ...]) -> Labels:
+    """A box from its first to its last voxel."""
+    labels = np.zeros(shape, np.uint64)
+    labels[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = 1
+    return labels
+
+
+def test_context_holds_two_climbs_and_the_depth() -> None:
+    assert context_vox((100.0, 100.0, 100.0)) == (15, 15, 15)
+    assert context_vox((250.0, 100.0, 300.0)) == (13, 15, 13)
+    assert smallest_block() == 10
+
+
+@pytest.mark.parametrize(("plane", "lower"), [(18, 0), (20, 0), (21, 7), (24, 7)])
+def test_a_beam_along_a_face_goes_to_one_block(plane: int, lower: int) -> None:
+    """Seven voxels wide around z = 20: the block that holds the axis holds all of it."""
+    labels = beam((40, 20, 60), (17, 7, 5), (23, 13, 54))
+    below = share_of(labels, Roi((0, 0, 0), (plane, 20, 60)), ISOTROPIC)
+    above = share_of(labels, Roi((plane, 0, 0), (40 - plane, 20, 60)), ISOTROPIC)
+    sections = [np.unique(np.argwhere(s.labels)[:, 0]) for s in (below, above)]
+    assert [len(s) for s in sections] == [lower, 7 - lower]
+    assert len(below.seam) == len(above.seam) == 0
+    assert above.roi == Roi((plane - 5, 0, 0), (45 - plane, 20, 60))
+
+
+def test_a_beam_across_a_face_is_cut_at_its_axis() -> None:
+    labels = beam((20, 20, 60), (7, 7, 5), (13, 13, 54))
+    begin, end = (
+        share_of(labels, Roi((0, 0, x), (20, 20, 30)), ISOTROPIC) for x in (0, 30)
+    )  # fmt: skip
+    shift = np.array([0, 0, 25])
+    np.testing.assert_array_equal(begin.seam, end.seam + shift)
+    assert begin.centres.tolist() == (end.centres + shift).tolist()
+    (centre,) = begin.centres.tolist()
+    assert centre[:2] == [10, 10]
+    # To the surface, whatever the block: of the axis 4 voxels, but for the ends.
+    np.testing.assert_array_equal(begin.distance_nm[10, 10, 10:34], 4000.0)
+    assert begin.outer.tolist() == [[True, True], [True, True], [True, False]]
+
+
+def test_neighbours_find_the_same_seams() -> None:
+    rng = np.random.default_rng(2)
+    coarse = rng.integers(0, 3, (6, 7, 8), np.uint64)
+    labels = coarse.repeat(5, 0).repeat(5, 1).repeat(5, 2)
+    whole = Roi((0, 0, 0), labels.shape)
+    held = np.zeros(labels.shape, int)
+    seams: dict[tuple[int, ...], int] = {}
+    centres: dict[tuple[int, ...], int] = {}
+    for b in BlockGrid(whole, (13, 12, 14), (0, 0, 0)):
+        seen = b.write.grow(context_vox((40.0, 30.0, 30.0))).intersect(whole)
+        share = share_of(labels[seen.slices], b.write.relative_to(seen), (40.0, 30.0, 30.0))
+        origin = np.add(seen.offset, share.roi.offset)
+        view = tuple(slice(o, o + n) for o, n in zip(origin, share.roi.shape, strict=True))
+        assert (share.labels[share.labels > 0] == labels[view][share.labels > 0]).all()
+        held[view] += share.labels > 0
+        for found, table in ((share.seam, seams), (share.centres, centres)):
+            for voxel in map(tuple, (found + origin).tolist()):
+                table[voxel] = table.get(voxel, 0) + 1
+    np.testing.assert_array_equal(held > 0, labels > 0)
+    assert set(centres) <= set(seams)
+    assert min(seams.values()) >= 2
+    assert min(centres.values()) >= 2
+    # What two blocks hold is seam.
+    assert {tuple(v) for v in np.argwhere(held > 1).tolist()} <= set(seams)
+
+
+def test_a_block_with_context() -> None:
+    labels = beam((20, 20, 60), (7, 7, 5), (13, 13, 54))
+    before = labels.copy()
+    mask = np.zeros(labels.shape, bool)
+    mask[:, :, 20:25] = True
+    block = Roi((0, 0, 0), (20, 20, 30))
+    found = trace_block(
+        labels[:, :, :45],
+        origin=(100, 200, 300),
+        voxel_size_nm=ISOTROPIC,
+        settings=DEFAULTS,
+        soma_mask=mask[:, :, :45],
+        block=block,
+    ).pieces
+    np.testing.assert_array_equal(labels, before)
+    share = share_of(labels[:, :, :45], block, ISOTROPIC)
+    inside = np.floor(found.nodes).astype(int) - [100, 200, 300]
+    to_seam = cKDTree(share.seam).query(inside)[0] * 1000
+    to_sides = np.minimum(inside, [19, 19, 99] - inside).min(axis=1) * 1000.0
+    np.testing.assert_allclose(found.face_nm, np.minimum(to_seam, to_sides))
+    np.testing.assert_array_equal(found.soma, (inside[:, 2] >= 20) & (inside[:, 2] < 25))
+    assert (found.nodes - [100, 200, 300.5] == share.centres[0] + [0.5, 0.5, 0]).all(axis=1).any()
+
+
+def test_a_block_that_is_all_there_is_needs_no_context() -> None:
+    labels = some_labels(3)
+    whole = Roi((0, 0, 0), labels.shape)
+    plain = traced(labels).pieces
+    found = skeletonize_block(
+        labels, origin=(0, 0, 0), voxel_size_nm=ISOTROPIC, settings=DEFAULTS, block=whole
+    )
+    for name, column in found.columns().items():
+        np.testing.assert_array_equal(column, plain.columns()[name])
+
+
+def test_a_block_that_leaves_its_labels() -> None:
+    with pytest.raises(ShapeError, match=r"leaves the labels of shape \(4, 4, 4\)"):
+        trace_block(
+            np.zeros((4, 4, 4), np.uint64),
+            origin=(0, 0, 0),
+            voxel_size_nm=ISOTROPIC,
+            settings=DEFAULTS,
+            block=Roi((0, 0, 2), (4, 4, 3)),
+        )

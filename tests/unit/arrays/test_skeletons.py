@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import cc3d
@@ -15,9 +16,10 @@ from scipy.spatial import cKDTree
 
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_join import JoinReport, join_pieces
-from pipeline.arrays.skeleton_prune import prune_ticks
+from pipeline.arrays.skeleton_prune import components, prune_ticks
 from pipeline.arrays.skeleton_settings import SkeletonSettings
-from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
+from pipeline.arrays.skeleton_smooth import smooth_nodes
+from pipeline.arrays.skeletons import SkeletonPieces, context_vox, skeletonize_block
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import BlockGrid, Roi, Triple
 
@@ -369,3 +371,118 @@ def test_refusals() -> None:
         SkeletonPieces(**{**table.columns(), "edges": np.array([[0, 2]])})
     with pytest.raises(ShapeError, match="unequal"):
         SkeletonPieces(**{**table.columns(), "radius_nm": np.zeros(3)})
+
+
+def divided(
+    volume: NDArray[np.uint64], block: Triple, size: VoxelSize, settings: SkeletonSettings
+) -> list[SkeletonPieces]:
+    """The pieces of blocks that see some context."""
+    whole = Roi((0, 0, 0), volume.shape)
+    pieces = []
+    for b in BlockGrid(whole, block, (0, 0, 0)):
+        seen = b.write.grow(context_vox(size)).intersect(whole)
+        pieces.append(
+            skeletonize_block(
+                volume[seen.slices],
+                origin=seen.offset,
+                voxel_size_nm=size,
+                settings=settings,
+                block=b.write.relative_to(seen),
+            )
+        )
+    return pieces
+
+
+def shape_of(
+    volume: NDArray[np.uint64], block: Triple, size: VoxelSize
+) -> tuple[tuple[int, int, int], float, Skeleton]:
+    """Components, tips and loops of label 1, its cable in nanometres, and its skeleton."""
+    pieces = divided(volume, block, size, DEFAULTS)
+    found = join_pieces(pieces, voxel_size_nm=size, settings=DEFAULTS)[0][1]
+    count = len(found.nodes)
+    parts = int(components(count, found.edges).max()) + 1
+    tips = int((np.bincount(found.edges.ravel(), minlength=count) == 1).sum())
+    smooth = replace(found, nodes=smooth_nodes(found.nodes, found.edges, 4))
+    cable = float(smooth.edge_lengths_nm(size).sum())
+    return (parts, tips, len(found.edges) - count + parts), cable, smooth
+
+
+LENGTHWISE: Triple = (40, 60, 52)
+OBLONG: VoxelSize = (500.0, 300.0, 200.0)
+CUTS: list[Triple] = [(20, 33, 26), (16, 20, 24), (19, 60, 17)]
+
+
+def drawn_in_voxels(points: NDArray[np.float64], radius: float) -> NDArray[np.uint64]:
+    volume = np.zeros(LENGTHWISE, np.uint64)
+    draw_tube(volume, points + 0.5, radius, 1, (1.0, 1.0, 1.0))
+    return volume
+
+
+def ring_at(z: float, tilt: float) -> NDArray[np.float64]:
+    turn = np.linspace(0, 2 * np.pi, 60)
+    return np.stack(
+        [z + 16 * tilt * np.sin(turn), 30 + 16 * np.sin(turn), 26 + 16 * np.cos(turn)], axis=1
+    )
+
+
+@pytest.mark.parametrize("size", [OBLONG, (300.0, 300.0, 300.0)])
+@pytest.mark.parametrize("tilt", [0.0, 0.05, 0.15])
+@pytest.mark.parametrize("z", [19.0, 20.0, 20.5, 21.0])
+def test_a_ring_in_a_face_stays_one_ring(size: VoxelSize, tilt: float, z: float) -> None:
+    line = ring_at(z, tilt)
+    length = float(np.linalg.norm(np.diff(line, axis=0) * size, axis=1).sum())
+    volume = drawn_in_voxels(line, 2.0)
+    for block in CUTS:
+        found, cable, skeleton = shape_of(volume, block, size)
+        assert found == (1, 0, 1), block
+        # In an oblong section, the tracer itself strays by some per cent.
+        assert cable == pytest.approx(length, rel=0.06 if size == OBLONG else 0.015), block
+        away = cKDTree((line + 0.5) * size).query(skeleton.nodes * size)[0]
+        assert np.median(away) < 1.2 * max(size)
+
+
+@pytest.mark.parametrize("size", [OBLONG, (300.0, 300.0, 300.0)])
+@pytest.mark.parametrize("radius", [2.0, 3.0])
+def test_a_tube_in_a_face_is_one_path_to_its_very_ends(size: VoxelSize, radius: float) -> None:
+    lengths = []
+    for z in (18.0, 19.0, 20.0, 21.0, 22.0):
+        ends = np.array([[z, 6, 6], [z, 52, 46]])
+        volume = drawn_in_voxels(ends, radius)
+        whole, cable, _ = shape_of(volume, LENGTHWISE, size)
+        assert whole == (1, 2, 0)
+        for block in CUTS:
+            found, length, skeleton = shape_of(volume, block, size)
+            assert found == whole, (z, block)
+            assert length == pytest.approx(cable, rel=0.025), (z, block)
+            tips = skeleton.nodes[np.bincount(skeleton.edges.ravel()) == 1]
+            gaps = np.linalg.norm(tips[:, None] - (ends + 0.5), axis=2).min(axis=0)
+            assert gaps.max() <= radius + 1, (z, block)
+            lengths.append((block, round(length, 3)))
+    # It is all the same where the faces lie.
+    assert len(set(lengths)) <= len(CUTS) + 2
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6))
+def test_divided_objects_have_the_components_of_the_whole(seed: int) -> None:
+    """Whatever touches is tied, at corners of blocks as well, and nothing else."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(8, 27, 3).tolist())
+    volume = rng.integers(1, 4, shape, np.uint64)
+    volume[rng.random(shape) > rng.choice([0.03, 0.1, 0.2])] = 0
+    if seed % 2:
+        # Blobs a few voxels wide, between which there are thin bridges.
+        volume = volume.repeat(2, 0).repeat(3, 1).repeat(2, 2)[: shape[0], : shape[1], : shape[2]]
+    size = [(100.0, 100.0, 100.0), (250.0, 100.0, 130.0)][seed % 3 > 0]
+    plain = SkeletonSettings(join_radius_vox=0, tick_nm=0)
+    block = tuple(rng.integers(10, 14, 3).tolist())
+    pieces = divided(volume, block, size, plain)
+    found = join_pieces(pieces, voxel_size_nm=size, settings=plain)[0]
+    assert sorted(found) == np.unique(volume[volume > 0]).tolist()
+    for label, skeleton in found.items():
+        parts = cc3d.connected_components(volume == label, connectivity=26)
+        nodes = parts[tuple(np.floor(skeleton.nodes).astype(int).T)]
+        assert (nodes > 0).all()
+        np.testing.assert_array_equal(nodes[skeleton.edges[:, 0]], nodes[skeleton.edges[:, 1]])
+        own = components(len(nodes), skeleton.edges)
+        assert own.max() + 1 == parts.max() == len(np.unique(nodes))
