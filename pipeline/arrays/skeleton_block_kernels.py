@@ -224,24 +224,3 @@ def _cover(
             if other >= 0 and onto >= 0 and onto > left[other]:
                 left[other] = onto
                 heapq.heappush(heap, (-onto, other))
-
-
-@njit(cache=True, nogil=True)
-def first_joins(count: int, edges: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(E,) which edges, taken in their order, join two groups of nodes that were apart."""
-    group = np.arange(count)
-    joins = np.zeros(len(edges), np.bool_)
-    for row in range(len(edges)):
-        first, second = _leader(group, edges[row, 0]), _leader(group, edges[row, 1])
-        if first != second:
-            group[max(first, second)] = min(first, second)
-            joins[row] = True
-    return joins
-
-
-@njit(cache=True, nogil=True)
-def _leader(group: np.ndarray, node: int) -> int:
-    while group[node] != node:
-        group[node] = group[group[node]]
-        node = group[node]
-    return node

@@ -23,13 +23,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays.skeleton_block_kernels import (
-    draw_paths,
-    first_joins,
-    spread,
-    ways_from,
-)
+from pipeline.arrays.skeleton_block_kernels import draw_paths, spread, ways_from
 from pipeline.arrays.skeleton_block_runs import Component, Mask
+from pipeline.arrays.skeleton_join_graph import unite
 from pipeline.arrays.skeleton_settings import SkeletonSettings, VoxelSize, const_nm
 
 CRUMB_VOXELS = 64
@@ -191,7 +187,7 @@ def _spanning(
     ends = nodes[edges] * np.asarray(voxel_size_nm)
     length = np.sqrt(((ends[:, 0] - ends[:, 1]) ** 2).sum(axis=1))
     order = np.argsort(length, kind="stable")
-    return edges[np.sort(order[first_joins(len(nodes), edges[order])])]
+    return edges[np.sort(order[unite(np.arange(len(nodes)), edges[order])])]
 
 
 def _reach_targets(trace: Trace, targets: NDArray[np.int64], voxel_size_nm: VoxelSize) -> Trace:

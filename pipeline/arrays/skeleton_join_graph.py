@@ -1,12 +1,15 @@
-"""Adjacency, components and sorted rows: what the steps of joining share."""
+"""Adjacency, components and sorted rows: what the steps of tracing and joining share."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int32]
+Whole = NDArray[np.signedinteger[Any]]
 
 
 @njit(cache=True, nogil=True)
@@ -33,7 +36,7 @@ def adjacency(count: int, edges: Indices) -> tuple[Indices, Indices]:
 
 
 @njit(cache=True, nogil=True)
-def find(group: Indices, node: int) -> int:
+def find(group: Whole, node: int) -> int:
     """The group of a node: the root of its tree, which is halved on the way."""
     while group[node] != node:
         group[node] = group[group[node]]
@@ -42,7 +45,7 @@ def find(group: Indices, node: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def unite(group: Indices, edges: Indices) -> NDArray[np.bool_]:
+def unite(group: Whole, edges: Whole) -> NDArray[np.bool_]:
     """(E,) which edges, taken in their order, join two groups that were apart (Kruskal).
 
     The root of a group is its smallest node. `group` (N,) is changed.

@@ -24,9 +24,10 @@ from itertools import pairwise, product
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays.skeleton_block_kernels import first_joins, spread
+from pipeline.arrays.skeleton_block_kernels import spread
 from pipeline.arrays.skeleton_block_runs import Component
 from pipeline.arrays.skeleton_block_trace import Body, Trace
+from pipeline.arrays.skeleton_join_graph import unite
 from pipeline.arrays.skeleton_loop_kernels import (
     enter,
     enter_short_cycles,
@@ -132,7 +133,7 @@ def _chords_and_sums(
     keys = cells.pairs[:, 0] * count + cells.pairs[:, 1]
     drawn = np.isin(keys, ends[:, 0] * count + ends[:, 1])
     order = np.lexsort((np.arange(len(keys)), cells.ways_nm, ~drawn))
-    chords = order[~first_joins(count, cells.pairs[order, :2])]
+    chords = order[~unite(np.arange(count), cells.pairs[order, :2])]
     rank = np.full(len(keys), -1, np.int64)
     rank[chords] = np.arange(len(chords))
     sums = -np.sort(-rank[cells.triangles], axis=1)

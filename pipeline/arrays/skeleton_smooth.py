@@ -12,6 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.arrays.skeleton_graph import neighbours_of
+
 # Of the way from a voxel's centre to its face: no node leaves its voxel by rounding.
 _ROOM = 0.49
 
@@ -31,10 +33,7 @@ def smooth_nodes(
     Returns:
         (N, 3), no further than 0.49 from `nodes` along each axis.
     """
-    both = np.concatenate([edges, edges[:, ::-1]])
-    both = both[np.lexsort((both[:, 1], both[:, 0]))]
-    starts = np.searchsorted(both[:, 0], np.arange(len(nodes) + 1)).astype(np.int64)
-    return _draw_together(nodes, starts, np.ascontiguousarray(both[:, 1]), rounds)
+    return _draw_together(nodes, *neighbours_of(len(nodes), edges), rounds)
 
 
 @njit(cache=True, nogil=True)
