@@ -36,7 +36,8 @@ def _require_whole(path: Path, ledger: Ledger, outputs: list[Path]) -> None:
             f"{path}: the stage that writes it is not finished (axonloom status {path.parent}); "
             "run it to its end first"
         )
-    lost = lost_chunk(Volume.open(path), ledger)
+    # Of precomputed segments an absent file means background.
+    lost = lost_chunk(Volume.open(path), ledger) if path.suffix == ".zarr" else None
     if lost:
         remove = ", ".join(map(str, [ledger.path, *outputs]))
         raise InputError(

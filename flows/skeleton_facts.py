@@ -23,6 +23,7 @@ from pipeline.stages.skeleton_join import (
     skeleton_rows,
 )
 from pipeline.stages.skeletonize import AREAS, SKELETONIZE, of_fragments
+from pipeline.storage.source import source_offset
 from pipeline.storage.tables import Columns, part_numbers, read_part
 
 SHOWN = 20
@@ -103,6 +104,12 @@ def _warnings(run: Run, traced: Mapping[str, float], fused: Mapping[str, float])
 
 
 def _notes(run: Run, traced: Mapping[str, float]) -> Iterator[str]:
+    begin = source_offset(run.source)
+    if any(begin):
+        yield (
+            f"Skeletons and the exported segments count from the first voxel; the segmentation "
+            f"itself begins at voxel {begin} (z, y, x) of its format."
+        )
     if skipped := traced.get("skipped"):
         least = run.config.skeletonize.method.min_voxels
         yield (

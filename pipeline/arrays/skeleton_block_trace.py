@@ -121,6 +121,8 @@ def trace_component(
     Returns:
         A tree, and which tracer drew it.
     """
+    if len(targets) == 1 and not limited:
+        targets = _with_far_end(component, targets, voxel_size_nm)
     kind: Kind = "crumb" if component.count <= CRUMB_VOXELS else "tangled"
     if not limited and kind != "crumb" and len(targets) < MOST_TIPS:
         trace = _kimimaro(component, targets, mask, distance, voxel_size_nm, settings)
@@ -132,6 +134,20 @@ def trace_component(
     if limited:
         return _limited(body, rows, settings), "limited"
     return _own_paths(body, rows, voxel_size_nm, settings), kind
+
+
+def _with_far_end(
+    component: Component, targets: NDArray[np.int64], voxel_size_nm: VoxelSize
+) -> NDArray[np.int64]:
+    """The one patch of a component, and its voxel furthest from it.
+
+    What is cut off at one patch is the end of a neurite. A short one lies within reach of the way
+    to the patch and would be drawn no further; in one piece with the rest it is an end.
+    """
+    voxels = component.voxels()
+    squares = (((voxels - targets[0]) * np.asarray(voxel_size_nm)) ** 2).sum(axis=1)
+    far = voxels[int(np.argmax(squares))]
+    return targets if (far == targets[0]).all() else np.stack([targets[0], far])
 
 
 def single_node(voxel: NDArray[np.int64], voxel_size_nm: VoxelSize) -> Trace:

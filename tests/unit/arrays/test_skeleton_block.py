@@ -24,6 +24,7 @@ from pipeline.arrays.skeleton_block_runs import (
     find_components,
 )
 from pipeline.arrays.skeleton_block_trace import body_of
+from pipeline.arrays.skeleton_join import join_pieces
 from pipeline.arrays.skeleton_settings import SkeletonSettings, check_settings, const_nm
 from pipeline.arrays.skeletons import (
     BlockSkeletonReport,
@@ -499,3 +500,32 @@ def test_a_block_that_leaves_its_labels() -> None:
             settings=DEFAULTS,
             block=Roi((0, 0, 2), (4, 4, 3)),
         )
+
+
+@pytest.mark.parametrize(("end", "block"), [((23, 12, 35), 24), ((22, 9, 31), 24)])
+def test_a_short_end_behind_a_face_is_not_lost(end: tuple[int, int, int], block: int) -> None:
+    size = (300.0, 100.0, 100.0)
+    axis = np.linspace((22.5, 30.0, 28.0), end, 200)
+    grid = np.argwhere(np.ones((48, 48, 48), bool)) + 0.5
+    away = np.sqrt((((grid[:, None] - axis[None, ::8]) * size) ** 2).sum(axis=2)).min(axis=1)
+    labels = (away < 520).reshape(48, 48, 48).astype(np.uint64)
+
+    def cable(block: int) -> float:
+        whole = Roi((0, 0, 0), (48, 48, 48))
+        pieces = []
+        for part in BlockGrid.over(whole.shape, (block,) * 3):
+            seen = part.write.grow(context_vox(size)).intersect(whole)
+            inner = part.write.relative_to(seen)
+            view = np.ascontiguousarray(labels[seen.slices])
+            pieces.append(
+                skeletonize_block(
+                    view, origin=seen.offset, voxel_size_nm=size, settings=SkeletonSettings(),
+                    block=inner,
+                )
+            )  # fmt: skip
+        [skeleton] = join_pieces(pieces, voxel_size_nm=size, settings=SkeletonSettings())[
+            0
+        ].values()
+        return float(skeleton.edge_lengths_nm(size).sum())
+
+    assert cable(block) == pytest.approx(cable(48), rel=0.1)
