@@ -252,7 +252,7 @@ def tracings(options: argparse.Namespace, settings: SkeletonSettings) -> list[di
         (
             options.data / "swc_mouse_projection",
             SwcOptions(voxel_size_nm=(1e3, 1e3, 1e3), unit="um"),
-            16_000.0,
+            4_000.0,
         ),
     ]
     rows = []
