@@ -424,6 +424,17 @@ def segment(
     _execute(config, stages, overwrite=overwrite, order=order, seed=seed)
 
 
+Lookup = Annotated[
+    Path | None,
+    typer.Option("--lookup", help="Fragment to segment: arrow, csv, parquet, npz or JSON."),
+]
+LookupMissing = Annotated[
+    str | None,
+    typer.Option(
+        "--lookup-missing",
+        help="Labels that it does not name: keep, zero, raise; keep by default.",
+    ),
+]
 SKELETON_STAGES = (
     "skeletonize",
     "skeleton_index",
@@ -443,17 +454,8 @@ SKELETON_STAGES = (
 def skeletonize(
     segmentation: Segmentation,
     out: Out,
-    lookup: Annotated[
-        Path | None,
-        typer.Option("--lookup", help="Fragment to segment: arrow, csv, parquet, npz or JSON."),
-    ] = None,
-    lookup_missing: Annotated[
-        str | None,
-        typer.Option(
-            "--lookup-missing",
-            help="Fragments that it does not name: keep, zero, raise; keep by default.",
-        ),
-    ] = None,
+    lookup: Lookup = None,
+    lookup_missing: LookupMissing = None,
     level: Annotated[
         str,
         typer.Option(
@@ -522,17 +524,8 @@ def evaluate(
     segmentation: Segmentation,
     skeletons: Skeletons,
     out: Out,
-    lookup: Annotated[
-        Path | None,
-        typer.Option("--lookup", help="Fragment to segment: arrow, csv, parquet, npz or JSON."),
-    ] = None,
-    lookup_missing: Annotated[
-        str | None,
-        typer.Option(
-            "--lookup-missing",
-            help="Labels that it does not name: keep, zero, raise; keep by default.",
-        ),
-    ] = None,
+    lookup: Lookup = None,
+    lookup_missing: LookupMissing = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Dense true labels, for scores of voxels.")
     ] = None,

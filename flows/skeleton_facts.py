@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from pipeline.stages.skeleton_join import (
     joining_stage,
     longest_segments,
     skeleton_rows,
+    stage_sums,
 )
 from pipeline.stages.skeletonize import AREAS, SKELETONIZE, of_fragments
 from pipeline.storage.source import source_offset
@@ -28,8 +27,6 @@ from pipeline.storage.tables import Columns, part_numbers, read_part
 
 SHOWN = 20
 _TOTALS = ("branch_points", "tips", "components", "loops")
-# All other numbers that blocks report are sums.
-_MAXIMA = ("longest_joint_nm",)
 
 
 def skeleton_facts(run: Run) -> SkeletonFacts:
@@ -48,16 +45,6 @@ def skeleton_facts(run: Run) -> SkeletonFacts:
         warnings=list(_warnings(run, traced, fused or {})),
         notes=list(_notes(run, traced)),
     )
-
-
-def stage_sums(run: Run, stage: str) -> dict[str, float]:
-    """What the blocks of a stage reported, taken together; empty if it has not begun."""
-    total = defaultdict[str, float](float)
-    with closing(run.ledger(stage)) as ledger:
-        for mark in ledger.marks.values():
-            for name, value in mark.stats.items():
-                total[name] = max(total[name], value) if name in _MAXIMA else total[name] + value
-    return dict(total)
 
 
 def _longest(run: Run, rows: Columns) -> list[SkeletonRow]:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.labels import SparseMap
-from pipeline.arrays.relabel import apply_lookup
 from pipeline.errors import InputError
 from pipeline.geometry import Roi
+from pipeline.stages.renaming import NAMED, kept_lookup, look_up
 from pipeline.stages.run import Run
-from pipeline.storage.lookup_files import missing_ids, read_lookup
 from pipeline.storage.source import read_labels
-
-_NAMED = 5
 
 
 def read_segments(run: Run, roi: Roi) -> NDArray[np.uint64]:
@@ -38,12 +33,7 @@ def read_segments(run: Run, roi: Roi) -> NDArray[np.uint64]:
 def segment_lookup(run: Run) -> SparseMap | None:
     """The lookup from fragments to segments; read once."""
     path = run.foreign("segment_lookup")
-    return None if path is None else _lookup(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=2)
-def _lookup(path: Path, _mtime_ns: int) -> SparseMap:
-    return read_lookup(path)
+    return None if path is None else kept_lookup(path)
 
 
 def rename_fragment_ids(
@@ -54,20 +44,16 @@ def rename_fragment_ids(
     Raises:
         InputError: the lookup lacks one, and that is to be refused.
     """
-    rule = run.config.skeletonize.lookup_missing
-    if rule == "keep":
-        return apply_lookup(fragments, *lookup)
-    absent = missing_ids(fragments, lookup)
-    if len(absent) and rule == "raise":
-        raise InputError(
+
+    def refusal(absent: NDArray[np.uint64]) -> str:
+        return (
             f"{run.path('segment_lookup')}: lacks {len(absent)} fragments of "
-            f"{run.path('segments')}, among them {absent[:_NAMED].tolist()}: give a lookup that "
+            f"{run.path('segments')}, among them {absent[:NAMED].tolist()}: give a lookup that "
             "names all, or say what becomes of the others (skeletonize.lookup_missing, "
             "--lookup-missing keep or zero)"
         )
-    segments = apply_lookup(fragments, *lookup)
-    segments[np.isin(fragments, absent)] = 0
-    return segments
+
+    return look_up(fragments, lookup, run.config.skeletonize.lookup_missing, refusal)
 
 
 def renaming_of_segments(run: Run) -> dict[str, Any]:

@@ -6,6 +6,7 @@ another lookup or other exclusions cost no look at a voxel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.stages.run import Run
 from pipeline.storage.lookup_files import missing_ids, read_ids, read_lookup
 
 # Of labels that are missing so many are named.
-_NAMED = 5
+NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Renaming:
         """
         lookup, excluded = run.foreign("source_lookup"), run.foreign("source_excluded")
         return cls(
-            None if lookup is None else _lookup(lookup, lookup.stat().st_mtime_ns),
+            None if lookup is None else kept_lookup(lookup),
             run.config.evaluate.lookup_missing,
             None if excluded is None else _ids(excluded, excluded.stat().st_mtime_ns),
         )
@@ -68,19 +69,7 @@ class Renaming:
     def _looked_up(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
         if self.lookup is None:
             return labels
-        renamed = apply_lookup(labels, *self.lookup)
-        if self.missing == "keep":
-            return renamed
-        unnamed = (labels != 0) & ~among(labels, self.lookup[0])
-        if self.missing == "raise" and unnamed.any():
-            absent = distinct(labels[unnamed])
-            raise InputError(
-                f"the lookup lacks {len(absent)} labels of the segmentation, the first "
-                f"{absent[:_NAMED].tolist()}: give one that names all, or say what becomes of "
-                "the others (evaluate.lookup_missing, --lookup-missing keep or zero)"
-            )
-        renamed[unnamed] = 0
-        return renamed
+        return look_up(labels, self.lookup, self.missing, _refusal)
 
     def absent(self, labels: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The distinct labels, ascending and not 0, that the lookup does not name."""
@@ -122,6 +111,41 @@ class Renaming:
         return "keep their id" + (f", {excluded} of them being excluded" if excluded else "")
 
 
+def look_up(
+    labels: NDArray[np.uint64],
+    lookup: SparseMap,
+    missing: str,
+    refusal: Callable[[NDArray[np.uint64]], str],
+) -> NDArray[np.uint64]:
+    """The names of labels of any shape.
+
+    Args:
+        labels: 0 is background.
+        lookup: label to name.
+        missing: what becomes of labels that it does not name: "keep", "zero" or "raise".
+        refusal: what to say of the absent labels, distinct and ascending, where they are refused.
+
+    Raises:
+        InputError: one is absent, and that is to be refused.
+    """
+    renamed = apply_lookup(labels, *lookup)
+    if missing == "keep":
+        return renamed
+    unnamed = (labels != 0) & ~among(labels, lookup[0])
+    if missing == "raise" and unnamed.any():
+        raise InputError(refusal(distinct(labels[unnamed])))
+    renamed[unnamed] = 0
+    return renamed
+
+
+def _refusal(absent: NDArray[np.uint64]) -> str:
+    return (
+        f"the lookup lacks {len(absent)} labels of the segmentation, the first "
+        f"{absent[:NAMED].tolist()}: give one that names all, or say what becomes of the others "
+        "(evaluate.lookup_missing, --lookup-missing keep or zero)"
+    )
+
+
 def renaming_parameters(run: Run) -> dict[str, Any]:
     """The part of the configuration that a renaming depends on, beside its files."""
     if run.foreign("source_lookup") is None:
@@ -140,6 +164,11 @@ def check_renaming(run: Run) -> None:
         if path is not None and not path.is_file():
             raise InputError(f"{path}: no such file (evaluate.{name})")
     Renaming.of(run)
+
+
+def kept_lookup(path: Path) -> SparseMap:
+    """A lookup, read once as long as its file stays."""
+    return _lookup(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=2)

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays.skeleton_buckets import bucket_of
-from pipeline.geometry import BlockGrid
+from pipeline.geometry import Block, BlockGrid
+from pipeline.stages.base import BlockResult, Stage, one_block
 from pipeline.stages.block_tables import holding_blocks
 from pipeline.stages.run import Run
 from pipeline.storage.tables import (
@@ -109,6 +110,24 @@ def write_bucket_index(run: Run, artifact: str, stage: str, index: str) -> int:
     columns = {"bucket": np.concatenate(buckets), "file": np.concatenate(files)}
     write_table(index_file(run, index), columns)
     return len(columns["file"])
+
+
+def index_stage(name: str, artifact: str, made_by: str) -> Stage:
+    """The stage that writes the index `name` of an artifact, which another stage makes."""
+
+    def gather(_block: Block, run: Run) -> BlockResult:
+        return BlockResult(stats={"parts": write_bucket_index(run, artifact, made_by, name)})
+
+    return Stage(
+        name=name,
+        version=1,
+        reads=(artifact,),
+        writes=(name,),
+        parameters=lambda run: {},
+        grid=one_block,
+        create=lambda run: run.path(name).mkdir(parents=True),
+        process=gather,
+    )
 
 
 def _files_of(index: Path, bucket: int) -> list[int]:

@@ -11,7 +11,6 @@ Another lookup begins at step 3.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import Any
@@ -23,7 +22,7 @@ from pipeline.arrays.labels import SparseMap
 from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_contacts import Contacts, combine_contacts
 from pipeline.geometry import Block
-from pipeline.stages.base import BlockResult, Stage, one_block
+from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.renamed_segments import (
     rename_fragment_ids,
     renaming_of_segments,
@@ -34,10 +33,11 @@ from pipeline.stages.skeleton_buckets import (
     CONTACT,
     Bucket,
     bucket_grid,
-    write_bucket_index,
+    index_stage,
     write_by_bucket,
 )
 from pipeline.stages.skeleton_join import (
+    add_stats,
     as_pieces,
     create_finished,
     edges_in,
@@ -57,7 +57,7 @@ def _fragment_join(block: Block, run: Run) -> BlockResult:
         return BlockResult("empty")
     # What is too short by itself may tie two others together.
     settings = run.config.skeletonize.method.model_copy(update={"dust_nm": 0.0})
-    stats = defaultdict[str, float](float)
+    stats: dict[str, float] = {}
 
     def parts() -> Iterator[Columns]:
         for group in range(len(bucket.groups)):
@@ -67,9 +67,7 @@ def _fragment_join(block: Block, run: Run) -> BlockResult:
                 voxel_size_nm=run.voxel_size_nm,
                 settings=settings,
             )
-            stats["fragments"] += len(skeletons)
-            for name, value in asdict(report).items():
-                stats[name] += value
+            add_stats(stats, {"fragments": len(skeletons), **asdict(report)})
             yield skeleton_columns(skeletons) | _contact_columns(_contacts_in(held))
 
     path = run.block_file("fragment_skeletons", block.index)
@@ -170,28 +168,14 @@ SCATTER = Stage(
 )
 
 
-def _index(_block: Block, run: Run) -> BlockResult:
-    parts = write_bucket_index(run, "scattered_skeletons", "scatter", "scatter_index")
-    return BlockResult(stats={"parts": parts})
-
-
-SCATTER_INDEX = Stage(
-    name="scatter_index",
-    version=1,
-    reads=("scattered_skeletons",),
-    writes=("scatter_index",),
-    parameters=lambda run: {},
-    grid=one_block,
-    create=lambda run: run.path("scatter_index").mkdir(parents=True),
-    process=_index,
-)
+SCATTER_INDEX = index_stage("scatter_index", "scattered_skeletons", "scatter")
 
 
 def _fuse(block: Block, run: Run) -> BlockResult:
     from pipeline.arrays.skeleton_fuse import fuse_skeletons
 
     bucket = Bucket.of(run, "scattered_skeletons", "scatter_index", block.index)
-    stats = defaultdict[str, float](float)
+    stats: dict[str, float] = {}
 
     def parts() -> Iterator[Columns]:
         for group in range(len(bucket.groups)):
@@ -204,9 +188,7 @@ def _fuse(block: Block, run: Run) -> BlockResult:
                 voxel_size_nm=run.voxel_size_nm,
                 settings=run.config.skeletonize.method,
             )
-            for name, value in asdict(report).items():
-                longest = max(stats[name], value)
-                stats[name] = longest if name == "longest_joint_nm" else stats[name] + value
+            add_stats(stats, asdict(report))
             yield finished_columns(skeletons, held, run)
 
     return write_finished(block, len(bucket.groups), parts(), stats, run)

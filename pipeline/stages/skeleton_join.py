@@ -7,7 +7,8 @@ the nodes of these, or of one segment, however far it reaches.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from heapq import nlargest
@@ -31,12 +32,15 @@ from pipeline.stages.skeletonize import AREAS, skeleton_parameters
 from pipeline.storage.skeleton_table import read_segment_table, write_part
 from pipeline.storage.tables import Columns, part_numbers, read_part, write_parts
 
+# All other numbers that blocks report are sums.
+_MAXIMA = ("longest_joint_nm",)
+
 
 def _join(block: Block, run: Run) -> BlockResult:
     from pipeline.arrays.skeleton_join import join_pieces  # scipy: half a second to import
 
     bucket = Bucket.of(run, "skeleton_pieces", "skeleton_index", block.index)
-    stats = defaultdict[str, float](float)
+    stats: dict[str, float] = {}
 
     def parts() -> Iterator[Columns]:
         for group in range(len(bucket.groups)):
@@ -46,8 +50,7 @@ def _join(block: Block, run: Run) -> BlockResult:
                 voxel_size_nm=run.voxel_size_nm,
                 settings=run.config.skeletonize.method,
             )
-            for name, value in asdict(report).items():
-                stats[name] += value
+            add_stats(stats, asdict(report))
             yield finished_columns(skeletons, held, run)
 
     return write_finished(block, len(bucket.groups), parts(), stats, run)
@@ -238,10 +241,17 @@ def read_joined(run: Run, wanted: list[int]) -> dict[int, Skeleton]:
     return {segment: found[segment] for segment in wanted}
 
 
-def join_report(run: Run) -> dict[str, Any]:
-    """What joining did, over all buckets: sums of the fields of `JoinReport`."""
+def stage_sums(run: Run, stage: str) -> dict[str, float]:
+    """What the blocks of a stage reported, taken together; empty if it has not begun."""
     total = defaultdict[str, float](float)
-    for mark in run.ledger(joining_stage(run)).marks.values():
-        for name, value in mark.stats.items():
-            total[name] += value
+    with closing(run.ledger(stage)) as ledger:
+        for mark in ledger.marks.values():
+            add_stats(total, mark.stats)
     return dict(total)
+
+
+def add_stats(total: dict[str, float], more: Mapping[str, float]) -> None:
+    """Add the counts of one step to those of others, in place."""
+    for name, value in more.items():
+        held = total.get(name, 0.0)
+        total[name] = max(held, value) if name in _MAXIMA else held + value

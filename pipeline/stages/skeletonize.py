@@ -24,7 +24,7 @@ from pipeline.arrays.skeletons import (
 )
 from pipeline.errors import DtypeError, ShapeError
 from pipeline.geometry import Block, BlockGrid, Roi
-from pipeline.stages.base import BlockResult, Stage, one_block
+from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.renamed_segments import (
     check_segment_lookup,
     read_segments,
@@ -34,7 +34,7 @@ from pipeline.stages.run import Run
 from pipeline.stages.skeleton_buckets import (
     CONTACT,
     bucket_count,
-    write_bucket_index,
+    index_stage,
     write_by_bucket,
 )
 from pipeline.storage.source import open_source, read_labels
@@ -204,18 +204,4 @@ SKELETONIZE = Stage(
 )
 
 
-def _index(_block: Block, run: Run) -> BlockResult:
-    parts = write_bucket_index(run, "skeleton_pieces", "skeletonize", "skeleton_index")
-    return BlockResult(stats={"parts": parts})
-
-
-SKELETON_INDEX = Stage(
-    name="skeleton_index",
-    version=1,
-    reads=("skeleton_pieces",),
-    writes=("skeleton_index",),
-    parameters=lambda run: {},
-    grid=one_block,
-    create=lambda run: run.path("skeleton_index").mkdir(parents=True),
-    process=_index,
-)
+SKELETON_INDEX = index_stage("skeleton_index", "skeleton_pieces", "skeletonize")

@@ -13,11 +13,11 @@ import zarr
 from flows.launch import tell_skeletons
 from flows.report import write_report
 from flows.runs import prepare, run_stages
-from flows.skeleton_facts import skeleton_facts, stage_sums
+from flows.skeleton_facts import skeleton_facts
 from pipeline.config import parse_config
 from pipeline.report.quantities import MISSING
 from pipeline.stages.run import Run
-from pipeline.stages.skeleton_join import skeleton_rows
+from pipeline.stages.skeleton_join import skeleton_rows, stage_sums
 
 SHAPE = (24, 40, 48)
 

@@ -30,7 +30,7 @@ from pipeline.errors import (
 from pipeline.stages import plan, skeleton_buckets, skeleton_files, skeleton_fuse, skeleton_join
 from pipeline.stages.keys import stage_keys
 from pipeline.stages.run import Run
-from pipeline.stages.skeleton_join import join_report, joined_in, read_joined, skeleton_rows
+from pipeline.stages.skeleton_join import joined_in, read_joined, skeleton_rows, stage_sums
 from pipeline.storage import precomputed_skeletons
 from pipeline.storage.precomputed_skeletons import read_areas, read_skeletons
 from pipeline.storage.tables import write_table
@@ -210,7 +210,7 @@ def test_nodes_lie_in_their_segment_and_edges_are_short(
 
 def test_tables_and_reports_agree_with_the_skeletons(runs: dict[str, Run]) -> None:
     run = runs["odd"]
-    joined, report = all_joined(run), join_report(run)
+    joined, report = all_joined(run), stage_sums(run, "join")
     cable = {label: float(s.edge_lengths_nm(SIZE).sum()) for label, s in joined.items()}
     assert column(run, "cable_nm") == pytest.approx(cable)
     assert column(run, "nodes") == {label: len(s.nodes) for label, s in joined.items()}
@@ -252,7 +252,7 @@ def test_groups_of_segments_do_not_show(
     assert parts[:2] == [1, 1]
     assert sum(parts[2:]) == 7 > max(parts[2:])
     assert contents(many.directory, OUTPUTS[1:]) == contents(one.directory, OUTPUTS[1:])
-    assert join_report(many) == pytest.approx(join_report(one))
+    assert stage_sums(many, "join") == pytest.approx(stage_sums(one, "join"))
 
 
 class Killed(BaseException):
@@ -593,7 +593,7 @@ def test_of_a_soma_one_node_is_left_from_which_all_neurites_leave(
     assert (skeleton.edges == centre).sum() == 4
     assert column(run, "branch_points") == {9: 1}
     assert column(run, "tips") == {9: 4}
-    assert join_report(run)["somata"] == 1
+    assert stage_sums(run, "join")["somata"] == 1
 
 
 def test_a_mask_that_does_not_fit_is_refused_before_anything_is_computed(
@@ -689,7 +689,7 @@ def test_sections_of_nothing_but_dust(data: Path, tmp_path: Path) -> None:
         left = {BRANCHED, RING, PARTED, ALONG, GRAZING}
         assert set(column(run, "segment")) == left
         assert set(read_skeletons(run.path("skeleton_layer"), SIZE)) == left
-        assert join_report(run)["dust_removed"] == 2
+        assert stage_sums(run, "join")["dust_removed"] == 2
 
 
 # --- Keys
