@@ -10,7 +10,13 @@ from pipeline.geometry import Block
 from pipeline.stages.base import BlockResult, Stage
 from pipeline.stages.run import Run
 from pipeline.stages.skeleton_buckets import bucket_count, bucket_grid
-from pipeline.stages.skeleton_join import Joined, joined_buckets, joined_in, skeleton_rows
+from pipeline.stages.skeleton_join import (
+    Joined,
+    joined_buckets,
+    joined_in,
+    joining_stage,
+    stage_sums,
+)
 from pipeline.storage.precomputed_skeletons import (
     CROSS_SECTION,
     RADIUS,
@@ -29,7 +35,7 @@ def sharded(run: Run) -> bool:
     """Whether precomputed skeletons lie in shards."""
     asked = run.config.proofread.sharded
     if asked == "auto":
-        return len(skeleton_rows(run)["segment"]) >= _MANY
+        return stage_sums(run, joining_stage(run)).get("skeletons", 0) >= _MANY
     return asked == "yes"
 
 
@@ -88,7 +94,7 @@ def _parameters(run: Run) -> dict[str, Any]:
 
 SKELETON_FILES = Stage(
     name="skeleton_files",
-    version=1,
+    version=2,
     reads=("skeletons", "skeleton_rows", "precomputed"),
     writes=("skeleton_layer", "swc"),
     within=("precomputed",),

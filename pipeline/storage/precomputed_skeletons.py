@@ -13,7 +13,6 @@ file, and all can be written at the same time. `create_skeletons` comes before t
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,11 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from pipeline.arrays.skeleton import Skeleton
-from pipeline.arrays.skeleton_buckets import HASH, MINISHARD_BITS, bucket_of, shard_bits
+from pipeline.arrays.skeleton_buckets import HASH, MINISHARD_BITS, shard_bits
 from pipeline.errors import DataError, InputError, ShapeError
 from pipeline.settings import NmTriple
-from pipeline.storage.atomic import replacing, write_json
+from pipeline.storage.atomic import write_json
+from pipeline.storage.shards import write_shard
 
 RADIUS = "radius"
 """Of a vertex, nanometres."""
@@ -224,25 +224,11 @@ def write_skeleton_shard(
     if layer.sharding is None:
         raise InputError(f"{path}: its skeletons lie in plain files, not in shards")
     _require_attributes(path, layer, areas_nm2)
-    _require_bucket(path, bucket, list(skeletons), layer.sharding)
+    shards = 2 ** int(layer.sharding["shard_bits"])
+    if not 0 <= bucket < shards:
+        raise InputError(f"{path}: has shards 0 to {shards - 1}, got {bucket}")
     encoded = dict(_encoded(path, skeletons, voxel_size_nm, areas_nm2))
-    _write_shard(path, bucket, encoded, layer.sharding)
-
-
-def _require_bucket(
-    path: Path, bucket: int, segments: list[int], sharding: Mapping[str, Any]
-) -> None:
-    buckets = 2 ** int(sharding["shard_bits"])
-    if not 0 <= bucket < buckets:
-        raise InputError(f"{path}: has shards 0 to {buckets - 1}, got {bucket}")
-    _require_ids(path, segments)
-    found = bucket_of(np.array(segments, np.uint64), buckets, int(sharding["minishard_bits"]))
-    wrong = np.flatnonzero(found != bucket)
-    if len(wrong):
-        raise InputError(
-            f"{path}: segment {segments[wrong[0]]} belongs to shard {found[wrong[0]]}, "
-            f"not to {bucket}"
-        )
+    write_shard(path, bucket, encoded, layer.sharding)
 
 
 def _require_ids(path: Path, segments: Sequence[int]) -> None:
@@ -316,23 +302,6 @@ def encode_skeleton(
             )
         parts.append(np.ascontiguousarray(areas_nm2, "<f4"))
     return b"".join(part.tobytes() for part in parts)
-
-
-def _write_shard(
-    path: Path, bucket: int, encoded: dict[int, bytes], sharding: Mapping[str, Any]
-) -> None:
-    with warnings.catch_warnings():
-        # As in `pipeline.storage.precomputed`; it takes a second, and plain folders do without.
-        warnings.simplefilter("ignore", ImportWarning)
-        from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
-
-    target = path / f"{bucket:0{-(-int(sharding['shard_bits']) // 4)}x}.shard"
-    if not encoded:
-        target.unlink(missing_ok=True)
-        return
-    data = ShardingSpecification.from_dict(dict(sharding)).synthesize_shard(encoded)
-    with replacing(target) as temporary:
-        temporary.write_bytes(data)
 
 
 # --- Reading

@@ -83,10 +83,42 @@ def write_shards(
         path = folder / _file_name(number, sharding)
         written.add(path)
         with replacing(path) as temporary, temporary.open("wb") as file:
-            _write_shard(file, keys[start:end], minishard[start:end], entries, sharding)
+            _write_entries(file, keys[start:end], minishard[start:end], entries, sharding)
     for stale in set(folder.glob("*.shard")) - written:
         stale.unlink()
     return sharding
+
+
+def write_shard(
+    folder: Path, number: int, entries: Mapping[int, bytes], sharding: Mapping[str, Any]
+) -> None:
+    """Write one shard; no other file is touched, so several can be written at the same time.
+
+    Equal entries give equal bytes. Without entries there is no file, as the format has it.
+
+    Args:
+        folder: which exists.
+        number: of the shard.
+        entries: all of that shard, by key.
+        sharding: the member "sharding" of the folder's `info`.
+
+    Raises:
+        InputError: a key is none, or belongs to another shard.
+    """
+    keys = _keys(entries)
+    shard, minishard = _locate(keys, sharding)
+    wrong = np.flatnonzero(shard != np.uint64(number))
+    if len(wrong):
+        raise InputError(
+            f"{folder}: key {keys[wrong[0]]} belongs to shard {shard[wrong[0]]}, not to {number}"
+        )
+    path = folder / _file_name(number, sharding)
+    if not len(keys):
+        path.unlink(missing_ok=True)
+        return
+    order = np.lexsort((keys, minishard))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        _write_entries(file, keys[order], minishard[order], entries, sharding)
 
 
 def read_shard_entry(folder: Path, sharding: Mapping[str, Any], key: int) -> bytes | None:
@@ -150,7 +182,7 @@ def _file_name(shard: int, sharding: Mapping[str, Any]) -> str:
     return f"{shard:x}".zfill(math.ceil(sharding["shard_bits"] / 4)) + ".shard"
 
 
-def _write_shard(
+def _write_entries(
     file: BinaryIO,
     keys: Keys,
     minishard: Keys,

@@ -192,7 +192,7 @@ def test_refusals(tmp_path: Path) -> None:
         write_skeleton_files(sharded, some, SIZE)
     with pytest.raises(InputError, match="shards 0 to 3, got 4"):
         write_skeleton_shard(sharded, 4, {}, SIZE)
-    with pytest.raises(InputError, match=f"segment 1 belongs to shard {home}, not to {home ^ 1}"):
+    with pytest.raises(InputError, match=f"key 1 belongs to shard {home}, not to {home ^ 1}"):
         write_skeleton_shard(sharded, home ^ 1, some, SIZE)
     with pytest.raises(InputError, match="segment id 0 is not within"):
         write_skeleton_shard(sharded, 0, {0: found[1]}, SIZE)
