@@ -16,19 +16,15 @@ centres, and two voxels of an object that touch lie together in at least one blo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.arrays.skeleton_block_runs import (
-    Components,
-    copy_voxels,
-    distance_inside,
-    find_components,
-)
+from pipeline.arrays.skeleton_block_distance import distances_inside
+from pipeline.arrays.skeleton_block_runs import Components, find_components, keep_voxels
 from pipeline.arrays.skeleton_settings import VoxelSize
 from pipeline.errors import ShapeError
 from pipeline.geometry import Roi, Triple
@@ -39,7 +35,7 @@ _DEEP = 4.0  # the limit of depth, in shortest voxel edges
 _UNITS = 64  # to a shortest voxel edge, of depth
 _ROUNDS = 2  # of summing depth over the voxels around
 _HERE = 14  # the name of the block itself among the 27 around it, numbered from 1 in C order
-_STEPS = np.array([s for s in product((-1, 0, 1), repeat=3) if any(s)], np.int64)
+_AROUND = np.array(list(product((-1, 0, 1), repeat=3)), np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +43,15 @@ class Share:
     """What a block holds of its objects.
 
     Attributes:
-        labels: (Z, Y, X) uint64, a box of the block and a few voxels more; 0 is what others hold.
+        components: of what it holds, in a box of the block and a few voxels more.
         roi: that box, relative to the labels that were given.
-        distance_nm: (Z, Y, X) float32, to the nearest voxel of another label; 0 on background.
+        distance_nm: (N,) float32, of each voxel to the nearest one of another label, by row.
         seam: (S, 3) int64, voxels of the box on which the block meets another; C order.
         centres: (P, 3) int64, the central voxels of their patches; distinct.
         outer: (3, 2) bool, whether the block ends where the given labels do: before, behind.
     """
 
-    labels: NDArray[np.uint64]
+    components: Components
     roi: Roi
     distance_nm: NDArray[np.float32]
     seam: NDArray[np.int64]
@@ -92,25 +88,49 @@ def share_of(labels: NDArray[np.uint64], block: Roi, voxel_size_nm: VoxelSize) -
     near = block.grow((CLIMB + 1,) * 3).intersect(whole)
     climbed = near.grow((CLIMB,) * 3).intersect(whole)
     components = find_components(labels)
-    runs = components.runs
-    distance = _distances(components, climbed.grow((_ROUNDS,) * 3), voxel_size_nm)
-    depth = _depths(runs, distance, _UNITS / min(voxel_size_nm), int(_UNITS * _DEEP))
+    distance = distances_inside(labels, components, voxel_size_nm)
+    grid = _lay_out(components)
+    deepest = int(_UNITS * _DEEP)
+    # In whole units, so that what is symmetric is a tie.
+    units = distance.astype(np.float64) * (_UNITS / min(voxel_size_nm))
+    depth = np.minimum(units, deepest).astype(np.int32)
     for left in reversed(range(_ROUNDS)):
         outer, hole = climbed.grow((left,) * 3), _shrunk(block, whole, 2 * CLIMB + left)
-        depth = _sum_around(runs, labels, depth, _ends(outer), hole)
-    owner = np.zeros(labels.shape, np.uint8)
+        depth = _sum_around(*grid, depth, _ends(outer), hole)
     still = _shrunk(block, whole, CLIMB)
-    _name_owners(runs, labels, depth, _ends(block), _ends(near), still, CLIMB, owner)
-    held, rows = _hold(runs, labels, owner, _ends(near))
-    seam = np.stack(np.unravel_index(rows[:, 1], held.shape), axis=1).astype(np.int64)
+    owner = _name_owners(*grid, depth, _ends(block), _ends(near), still, CLIMB)
+    held, rows = _hold(*grid, owner, _ends(near))
+    voxels = grid[0][rows[:, 2]] - near.offset
+    seam = _Seam(rows[:, 0], rows[:, 1], voxels, grid[3][rows[:, 2]], depth[rows[:, 2]])
     return Share(
-        labels=held,
+        components=keep_voxels(components, held, near.relative_to(whole)),
         roi=near,
-        distance_nm=distance[near.slices],
-        seam=np.unique(seam, axis=0).reshape(-1, 3),
-        centres=_centres(rows, seam, held, depth[near.slices]),
+        distance_nm=distance[held],
+        seam=np.unique(voxels, axis=0).reshape(-1, 3),
+        centres=_centres(seam, near.shape),
         outer=np.array([np.equal(block.offset, 0), np.equal(block.end, labels.shape)]).T,
     )
+
+
+_Grid = tuple[
+    NDArray[np.int64],
+    NDArray[np.int64],
+    NDArray[np.int32],
+    NDArray[np.uint32],
+    NDArray[np.int64],
+]
+"""(N, 3) voxels; (N,) the place of each in their box with a rim; the row at each place, -1 for
+none; (N,) component of each; (27,) the steps to neighbours and to itself, in places, C order."""
+
+
+def _lay_out(components: Components) -> _Grid:
+    voxels = components.voxels()
+    extent = np.asarray(components.shape) + 2
+    strides = np.array([extent[1] * extent[2], extent[2], 1], np.int64)
+    places = (voxels + 1) @ strides
+    row_at = np.full(int(extent.prod()), -1, np.int32)
+    row_at[places] = np.arange(len(voxels), dtype=np.int32)
+    return voxels, places, row_at, components.number_of_voxels(), _AROUND @ strides
 
 
 def _ends(roi: Roi) -> NDArray[np.int64]:
@@ -125,54 +145,35 @@ def _shrunk(block: Roi, whole: Roi, by: int) -> NDArray[np.int64]:
     return np.array([begin, end], np.int64)
 
 
-def _distances(components: Components, seen: Roi, size: VoxelSize) -> NDArray[np.float32]:
-    """Nanometres to the nearest voxel of another label; 0 for components out of sight."""
-    distance = np.zeros(components.shape, np.float32)
-    for part in components.by_segment():
-        if (part.high < seen.offset).any() or (part.low >= seen.end).any():
-            continue
-        inside = distance_inside(part, components.shape, size)
-        copy_voxels(part, inside, part.low, distance, np.zeros(3, np.int64))
-    return distance
-
-
 @njit(cache=True, nogil=True)
-def _depths(runs: np.ndarray, distance: np.ndarray, scale: float, limit: int) -> np.ndarray:
-    """Distances in whole units, so that what is symmetric is a tie; none above the limit."""
-    depth = np.zeros(distance.shape, np.int32)
-    for run in range(len(runs)):
-        z, y = runs[run, 0], runs[run, 1]
-        for x in range(runs[run, 2], runs[run, 3] + 1):
-            depth[z, y, x] = np.int32(min(distance[z, y, x] * scale, float(limit)))
-    return depth
-
-
-@njit(cache=True, nogil=True)
-def _inside(z: int, y: int, x: int, ends: np.ndarray) -> bool:
+def _inside(voxel: np.ndarray, ends: np.ndarray) -> bool:
+    z, y, x = voxel
     deep = ends[0, 0] <= z < ends[1, 0]
     return bool(deep and ends[0, 1] <= y < ends[1, 1] and ends[0, 2] <= x < ends[1, 2])
 
 
 @njit(cache=True, nogil=True)
 def _sum_around(
-    runs: np.ndarray, labels: np.ndarray, values: np.ndarray, outer: np.ndarray, hole: np.ndarray
+    voxels: np.ndarray,
+    places: np.ndarray,
+    row_at: np.ndarray,
+    piece: np.ndarray,
+    around: np.ndarray,
+    values: np.ndarray,
+    outer: np.ndarray,
+    hole: np.ndarray,
 ) -> np.ndarray:
-    """The sum over its own label in the 27 voxels around, of each voxel between two boxes."""
-    depth, height, width = labels.shape
-    sums = np.zeros(labels.shape, np.int32)
-    for run in range(len(runs)):
-        z, y = runs[run, 0], runs[run, 1]
-        label = labels[z, y, runs[run, 2]]
-        for x in range(runs[run, 2], runs[run, 3] + 1):
-            if not _inside(z, y, x, outer) or _inside(z, y, x, hole):
-                continue
-            total = np.int32(0)
-            for a in range(max(z - 1, 0), min(z + 2, depth)):
-                for b in range(max(y - 1, 0), min(y + 2, height)):
-                    for c in range(max(x - 1, 0), min(x + 2, width)):
-                        if labels[a, b, c] == label:
-                            total += values[a, b, c]
-            sums[z, y, x] = total
+    """The sum over its own piece in the 27 voxels around, of each voxel between two boxes."""
+    sums = np.zeros(len(voxels), np.int32)
+    for row in range(len(voxels)):
+        if not _inside(voxels[row], outer) or _inside(voxels[row], hole):
+            continue
+        total = np.int32(0)
+        for k in range(27):
+            other = row_at[places[row] + around[k]]
+            if other >= 0 and piece[other] == piece[row]:
+                total += values[other]
+        sums[row] = total
     return sums
 
 
@@ -183,150 +184,187 @@ def _side(at: int, begin: int, end: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _name_owners(
-    runs: np.ndarray,
-    labels: np.ndarray,
+    voxels: np.ndarray,
+    places: np.ndarray,
+    row_at: np.ndarray,
+    piece: np.ndarray,
+    around: np.ndarray,
     depth: np.ndarray,
     block: np.ndarray,
     near: np.ndarray,
     still: np.ndarray,
     climb: int,
-    owner: np.ndarray,
-) -> None:
-    """Write the block that owns each voxel of an object in the box `near`, 1 .. 27.
+) -> np.ndarray:
+    """The block that owns each voxel in the box `near`, 1 .. 27; 0 for the others.
 
     No climb from a voxel of the box `still` leaves the block.
     """
-    at = np.empty(3, np.int64)
-    for run in range(len(runs)):
-        z, y = runs[run, 0], runs[run, 1]
-        for x in range(runs[run, 2], runs[run, 3] + 1):
-            if not _inside(z, y, x, near):
-                continue
-            at[0], at[1], at[2] = z, y, x
-            if not _inside(z, y, x, still):
-                _climb(at, labels, depth, climb)
-            name = 1
-            for axis in range(3):
-                name += _side(at[axis], block[0, axis], block[1, axis]) * 3 ** (2 - axis)
-            owner[z, y, x] = name
+    owner = np.zeros(len(voxels), np.uint8)
+    for row in range(len(voxels)):
+        if not _inside(voxels[row], near):
+            continue
+        top = row
+        if not _inside(voxels[row], still):
+            top = _climb(row, voxels, places, row_at, piece, around, depth, climb)
+        name = 1
+        for axis in range(3):
+            name += _side(voxels[top, axis], block[0, axis], block[1, axis]) * 3 ** (2 - axis)
+        owner[row] = name
+    return owner
 
 
 @njit(cache=True, nogil=True)
-def _climb(at: np.ndarray, labels: np.ndarray, depth: np.ndarray, climb: int) -> None:
-    """Move a place to deeper and deeper neighbours, at most `climb` along each axis.
+def _climb(
+    start: int,
+    voxels: np.ndarray,
+    places: np.ndarray,
+    row_at: np.ndarray,
+    piece: np.ndarray,
+    around: np.ndarray,
+    depth: np.ndarray,
+    climb: int,
+) -> int:
+    """Where one ends that moves to deeper and deeper neighbours, at most `climb` along each axis.
 
     Of equally deep neighbours, the last in C order; at the top, one more step to the last one that
     is as deep: the centre line of a neurite of even width lies between two rows of voxels.
     """
-    z0, y0, x0 = at[0], at[1], at[2]
-    label = labels[z0, y0, x0]
     even = False
+    here = start
     while True:
-        z, y, x = at[0], at[1], at[2]
-        best = depth[z, y, x]
-        for a in range(max(z - 1, z0 - climb, 0), min(z + 2, z0 + climb + 1, labels.shape[0])):
-            for b in range(max(y - 1, y0 - climb, 0), min(y + 2, y0 + climb + 1, labels.shape[1])):
-                for c in range(
-                    max(x - 1, x0 - climb, 0), min(x + 2, x0 + climb + 1, labels.shape[2])
-                ):
-                    if labels[a, b, c] == label and depth[a, b, c] >= best:
-                        best = depth[a, b, c]
-                        at[0], at[1], at[2] = a, b, c
-        if best == depth[z, y, x]:
+        best, to = depth[here], here
+        for k in range(27):
+            other = row_at[places[here] + around[k]]
+            if other < 0 or piece[other] != piece[start] or depth[other] < best:
+                continue
+            if _apart(voxels[other], voxels[start]) <= climb:
+                best, to = depth[other], other
+        if best == depth[here]:
             # The last of the equally deep is no top of its own if it is reached twice.
-            if even or (at[0] == z and at[1] == y and at[2] == x):
-                at[0], at[1], at[2] = z, y, x
-                return
+            if even or to == here:
+                return here
             even = True
+        here = to
+
+
+@njit(cache=True, nogil=True)
+def _apart(one: np.ndarray, other: np.ndarray) -> int:
+    """The steps between two voxels, diagonal ones included."""
+    return max(abs(one[0] - other[0]), abs(one[1] - other[1]), abs(one[2] - other[2]))
 
 
 @njit(cache=True, nogil=True)
 def _hold(
-    runs: np.ndarray, labels: np.ndarray, owner: np.ndarray, near: np.ndarray
+    voxels: np.ndarray,
+    places: np.ndarray,
+    row_at: np.ndarray,
+    piece: np.ndarray,
+    around: np.ndarray,
+    owner: np.ndarray,
+    near: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The labels that the block holds, and its seams: (S, 2) name of the other block, place."""
-    depth, height, width = near[1] - near[0]
-    held = np.zeros((depth, height, width), np.uint64)
-    rows = np.empty((256, 2), np.int64)
+    """The voxels that the block holds, and its seams.
+
+    Returns:
+        (N,) bool; (S, 3) name of the other block, place in the box `near`, row.
+    """
+    _, height, width = near[1] - near[0]
+    held = np.zeros(len(voxels), np.bool_)
+    rows = np.empty((256, 3), np.int64)
     count = 0
     pairs = np.zeros(28, np.bool_)
-    for run in range(len(runs)):
-        z, y = runs[run, 0], runs[run, 1]
-        label = labels[z, y, runs[run, 2]]
-        for x in range(runs[run, 2], runs[run, 3] + 1):
-            name = owner[z, y, x]
-            if name == 0:
-                continue
-            place = ((z - near[0, 0]) * height + y - near[0, 1]) * width + x - near[0, 2]
-            if name == _HERE:
-                held[z - near[0, 0], y - near[0, 1], x - near[0, 2]] = label
-            if not _meets(z, y, x, labels, owner, pairs):
-                continue
-            held[z - near[0, 0], y - near[0, 1], x - near[0, 2]] = label
-            for pair in range(28):
-                if pairs[pair]:
-                    if count == len(rows):
-                        rows = np.concatenate((rows, np.empty_like(rows)))
-                    rows[count, 0], rows[count, 1] = pair, place
-                    count += 1
+    for row in range(len(voxels)):
+        if owner[row] == 0:
+            continue
+        met = _meets(row, places, row_at, piece, around, owner, pairs)
+        held[row] = met or owner[row] == _HERE
+        if not met:
+            continue
+        z, y, x = voxels[row] - near[0]
+        for pair in range(28):
+            if pairs[pair]:
+                if count == len(rows):
+                    rows = np.concatenate((rows, np.empty_like(rows)))
+                rows[count, 0], rows[count, 2] = pair, row
+                rows[count, 1] = (z * height + y) * width + x
+                count += 1
     return held, rows[:count].copy()
 
 
 @njit(cache=True, nogil=True)
 def _meets(
-    z: int, y: int, x: int, labels: np.ndarray, owner: np.ndarray, pairs: np.ndarray
+    row: int,
+    places: np.ndarray,
+    row_at: np.ndarray,
+    piece: np.ndarray,
+    around: np.ndarray,
+    owner: np.ndarray,
+    pairs: np.ndarray,
 ) -> bool:
     """Whether a voxel is of a seam of the block, and the other blocks of its seams.
 
     The later of two blocks gives the seam, the earlier one holds it too.
     """
-    depth, height, width = labels.shape
-    name, label = owner[z, y, x], labels[z, y, x]
-    pairs[:] = False
+    name = owner[row]
     found = False
-    for a in range(max(z - 1, 0), min(z + 2, depth)):
-        for b in range(max(y - 1, 0), min(y + 2, height)):
-            for c in range(max(x - 1, 0), min(x + 2, width)):
-                other = owner[a, b, c]
-                if other == name or labels[a, b, c] != label:
-                    continue
-                if name == _HERE and 0 < other < _HERE:
-                    pairs[other] = found = True
-                elif name > _HERE and other == _HERE:
-                    pairs[name] = found = True
+    for k in range(27):
+        other = row_at[places[row] + around[k]]
+        if other < 0 or owner[other] == name or piece[other] != piece[row]:
+            continue
+        if (name == _HERE and 0 < owner[other] < _HERE) or (name > _HERE and owner[other] == _HERE):
+            if not found:
+                pairs[:] = False
+            pairs[owner[other] if name == _HERE else name] = found = True
     return found
 
 
-def _centres(
-    rows: NDArray[np.int64],
-    seam: NDArray[np.int64],
-    held: NDArray[np.uint64],
-    depth: NDArray[np.int32],
-) -> NDArray[np.int64]:
+@dataclass(frozen=True, eq=False)
+class _Seam:
+    """The voxels on which a block meets others; one that meets two is there twice.
+
+    Attributes:
+        block: (S,) the name of the other block.
+        place: (S,) in the box of the share.
+        voxels: (S, 3) in that box.
+        piece: (S,) the component.
+        depth: (S,) how deep it lies.
+    """
+
+    block: NDArray[np.int64]
+    place: NDArray[np.int64]
+    voxels: NDArray[np.int64]
+    piece: NDArray[np.uint32]
+    depth: NDArray[np.int32]
+
+    def sorted(self) -> _Seam:
+        """By block, then by place."""
+        order = np.lexsort((self.place, self.block))
+        return _Seam(*(getattr(self, field.name)[order] for field in fields(self)))
+
+
+def _centres(seam: _Seam, shape: Triple) -> NDArray[np.int64]:
     """(P, 3) of each patch the deepest voxel; of several, the nearest to their mean, the first."""
-    if not len(rows):
+    if not len(seam.block):
         return np.zeros((0, 3), np.int64)
-    order = np.lexsort((rows[:, 1], rows[:, 0]))
-    rows, seam = rows[order], seam[order]
-    label = held[tuple(seam.T)]
-    strides = (held.shape[1] * held.shape[2], held.shape[2], 1)
-    _, patch = np.unique(_patches(rows, seam, label, strides), return_inverse=True)
-    deep = depth[tuple(seam.T)]
+    seam = seam.sorted()
+    strides = (shape[1] * shape[2], shape[2], 1)
+    rows = np.column_stack([seam.block, seam.place])
+    _, patch = np.unique(_patches(rows, seam.voxels, seam.piece, strides), return_inverse=True)
     deepest = np.zeros(patch.max() + 1, np.int32)
-    np.maximum.at(deepest, patch, deep)
-    inner = deep == deepest[patch]
-    patch, seam = patch[inner], seam[inner]
+    np.maximum.at(deepest, patch, seam.depth)
+    inner = seam.depth == deepest[patch]
+    patch, voxels = patch[inner], seam.voxels[inner]
     # In whole numbers: two blocks count from different voxels and must agree.
     count = np.bincount(patch)
-    total = np.stack([np.bincount(patch, seam[:, k]).astype(np.int64) for k in range(3)], axis=1)
-    away = ((seam * count[patch, None] - total[patch]) ** 2).sum(axis=1)
+    total = np.stack([np.bincount(patch, voxels[:, k]).astype(np.int64) for k in range(3)], axis=1)
+    away = ((voxels * count[patch, None] - total[patch]) ** 2).sum(axis=1)
     order = np.lexsort((np.arange(len(patch)), away, patch))
     first = order[np.append(True, np.diff(patch[order]) != 0)]
-    return np.unique(seam[first], axis=0)
+    return np.unique(voxels[first], axis=0)
 
 
 @njit(cache=True, nogil=True)
-def _patches(rows: np.ndarray, seam: np.ndarray, label: np.ndarray, strides: Triple) -> np.ndarray:
+def _patches(rows: np.ndarray, seam: np.ndarray, piece: np.ndarray, strides: Triple) -> np.ndarray:
     """(S,) the patch of each row: the smallest row of its group. Rows ascend by block, place."""
     group = np.arange(len(rows))
     for row in range(len(rows)):
@@ -336,10 +374,7 @@ def _patches(rows: np.ndarray, seam: np.ndarray, label: np.ndarray, strides: Tri
             while before < row and rows[before, 0] == rows[row, 0]:
                 if rows[before, 1] > place + 2:
                     break
-                apart = 0
-                for axis in range(3):
-                    apart = max(apart, abs(seam[row, axis] - seam[before, axis]))
-                if apart <= 1 and label[row] == label[before]:
+                if _apart(seam[row], seam[before]) <= 1 and piece[row] == piece[before]:
                     one, two = _leader(group, row), _leader(group, before)
                     group[max(one, two)] = min(one, two)
                 before += 1

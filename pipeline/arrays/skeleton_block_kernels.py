@@ -100,6 +100,7 @@ def draw_paths(
     voxel_at: NDArray[np.int32],
     offsets: NDArray[np.int64],
     lengths: NDArray[np.float64],
+    at_nm: NDArray[np.float64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """A tree of paths, so that every voxel lies within the reach of one.
 
@@ -116,22 +117,23 @@ def draw_paths(
     count = len(places)
     drawn = np.zeros(count, np.bool_)
     onward = np.full(count, -1, np.int64)
-    left = np.full(count, -1.0)  # of the reach, where its best way ends
+    covered = np.zeros(count, np.bool_)
+    nearest = np.full(count, np.inf)
     cost = np.full(count, np.inf)
     towards = np.full(count, -1, np.int64)
     drawn[root] = True
     fresh = [np.int64(root)]
-    _cover(fresh, reach, left, places, voxel_at, offsets, lengths)
+    _cover(fresh, reach, covered, nearest, places, voxel_at, offsets, at_nm)
     for row in range(len(targets) + count):
         if row < len(targets):
             target = targets[row]
         else:
             target = outward[row - len(targets)]
-            if left[target] >= 0:
+            if covered[target]:
                 continue
         if drawn[target]:
             continue
-        end = _search(target, drawn, price, cost, towards, places, voxel_at, offsets)
+        end = _search(target, drawn, price, cost, towards, places, voxel_at, offsets, lengths)
         fresh.clear()
         voxel = end
         while voxel != target:
@@ -141,7 +143,7 @@ def draw_paths(
             fresh.append(behind)
             voxel = behind
         _forget(target, cost, towards, places, voxel_at, offsets)
-        _cover(fresh, reach, left, places, voxel_at, offsets, lengths)
+        _cover(fresh, reach, covered, nearest, places, voxel_at, offsets, at_nm)
     return drawn, onward
 
 
@@ -155,6 +157,7 @@ def _search(
     places: np.ndarray,
     voxel_at: np.ndarray,
     offsets: np.ndarray,
+    lengths: np.ndarray,
 ) -> int:
     """The first voxel of the tree on the cheapest way there; `towards` leads back to the target."""
     cost[target] = 0.0
@@ -168,7 +171,7 @@ def _search(
         for k in range(len(offsets)):
             other = np.int64(voxel_at[places[voxel] + offsets[k]])
             if other >= 0:
-                onto = reached if drawn[other] else reached + price[other]
+                onto = reached if drawn[other] else reached + price[other] * lengths[k]
                 if onto < cost[other]:
                     cost[other] = onto
                     towards[other] = voxel
@@ -202,25 +205,34 @@ def _forget(
 def _cover(
     fresh: list[np.int64],
     reach: np.ndarray,
-    left: np.ndarray,
+    covered: np.ndarray,
+    nearest: np.ndarray,
     places: np.ndarray,
     voxel_at: np.ndarray,
     offsets: np.ndarray,
-    lengths: np.ndarray,
+    at_nm: np.ndarray,
 ) -> None:
-    """Spread the reach of new nodes; where an older reach is as long, it stops."""
-    heap = [(0.0, np.int64(0)) for _ in range(0)]
+    """Cover what lies within the straight reach of new nodes, and is tied to them by such voxels.
+
+    A voxel goes to the nearest of the nodes; what older nodes cover is not passed.
+    """
+    heap = [(0.0, np.int64(0), np.int64(0)) for _ in range(0)]
     for voxel in fresh:
-        if reach[voxel] > left[voxel]:
-            left[voxel] = reach[voxel]
-            heapq.heappush(heap, (-reach[voxel], voxel))
+        nearest[voxel] = 0.0
+        heapq.heappush(heap, (0.0, voxel, voxel))
     while len(heap):
-        rest, voxel = heapq.heappop(heap)
-        if -rest < left[voxel]:
+        away, voxel, node = heapq.heappop(heap)
+        if away > nearest[voxel]:
             continue
+        covered[voxel] = True
         for k in range(len(offsets)):
             other = np.int64(voxel_at[places[voxel] + offsets[k]])
-            onto = -rest - lengths[k]
-            if other >= 0 and onto >= 0 and onto > left[other]:
-                left[other] = onto
-                heapq.heappush(heap, (-onto, other))
+            if other < 0 or covered[other]:
+                continue
+            square = 0.0
+            for axis in range(3):
+                square += (at_nm[other, axis] - at_nm[node, axis]) ** 2
+            onto = np.sqrt(square)
+            if onto <= reach[node] and onto < nearest[other]:
+                nearest[other] = onto
+                heapq.heappush(heap, (onto, other, node))

@@ -8,15 +8,15 @@ uint64 is an id, and components are numbered by their first voxel in C order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.arrays.skeleton_settings import VoxelSize
+from pipeline.geometry import Roi, Triple
 
-Mask = NDArray[np.bool_]
+_AT_ONCE = 16  # voxels of background that are passed in one step
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class Component:
         count: voxels.
         low, high: (3,) int64, its first and its last plane along each axis.
         runs: (R, 4) int64, z, y, first x, last x; ascending.
+        starts: (R,) int64, the row of the first voxel of each run among all voxels of the block.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Component:
     low: NDArray[np.int64]
     high: NDArray[np.int64]
     runs: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
     @property
     def box(self) -> tuple[int, int, int]:
@@ -44,25 +46,25 @@ class Component:
         z, y, x = (self.high - self.low + 1).tolist()
         return z, y, x
 
-    def mask(self) -> Mask:
-        """(Z + 2, Y + 2, X + 2) bool: its box with a rim of background."""
-        z, y, x = self.box
-        mask = np.zeros((z + 2, y + 2, x + 2), np.bool_)
-        _paint(self.runs, self.low, mask)
-        return mask
-
     def voxels(self) -> NDArray[np.int64]:
         """(N, 3) its voxels in the block, in C order."""
         return _list_voxels(self.runs, self.count)
+
+    def rows(self) -> NDArray[np.int64]:
+        """(N,) where its voxels stand among all of the block, ascending."""
+        return _list_rows(self.runs, self.starts, self.count)
 
 
 @dataclass(frozen=True, eq=False)
 class Components:
     """All components of a block, as columns; row c is component c + 1.
 
+    The voxels of a block are numbered in C order, background left out: their rows.
+
     Attributes:
         shape: of the block.
         runs: (R, 4) int64, z, y, first x, last x; in C order.
+        starts: (R,) int64, the row of the first voxel of each run.
         number: (R,) uint32, the component of each run.
         labels: (C,) uint64.
         counts: (C,) int64, voxels.
@@ -71,6 +73,7 @@ class Components:
 
     shape: tuple[int, int, int]
     runs: NDArray[np.int64]
+    starts: NDArray[np.int64]
     number: NDArray[np.uint32]
     labels: NDArray[np.uint64]
     counts: NDArray[np.int64]
@@ -99,31 +102,72 @@ class Components:
         _paint_plane(self.runs, self.number, origin, plane)
         return plane.reshape(np.delete(self.shape, axis))
 
+    def voxels(self) -> NDArray[np.int64]:
+        """(N, 3) all voxels, by row."""
+        return _list_voxels(self.runs, int(self.counts.sum()))
+
+    def number_of_voxels(self) -> NDArray[np.uint32]:
+        """(N,) the component of each voxel, by row."""
+        return np.repeat(self.number, self.runs[:, 3] - self.runs[:, 2] + 1)
+
     def by_segment(self) -> list[Component]:
         """Each component by itself: labels ascending, then by first voxel."""
+        return [self.part(c + 1) for c in np.argsort(self.labels, kind="stable").tolist()]
+
+    def part(self, number: int) -> Component:
+        """One component by itself."""
+        order, cuts = self._runs_by_number
+        mine = order[cuts[number - 1] : cuts[number]]
+        c = number - 1
+        return Component(
+            number,
+            int(self.labels[c]),
+            int(self.counts[c]),
+            self.low[c],
+            self.high[c],
+            self.runs[mine],
+            self.starts[mine],
+        )
+
+    @cached_property
+    def _runs_by_number(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         order = np.argsort(self.number, kind="stable")
-        cuts = np.searchsorted(self.number[order], np.arange(1, len(self.labels) + 2))
-        return [
-            Component(
-                c + 1,
-                int(self.labels[c]),
-                int(self.counts[c]),
-                self.low[c],
-                self.high[c],
-                self.runs[order[cuts[c] : cuts[c + 1]]],
-            )
-            for c in np.argsort(self.labels, kind="stable").tolist()
-        ]
+        return order, np.searchsorted(self.number[order], np.arange(1, len(self.labels) + 2))
 
 
 def find_components(labels: NDArray[np.uint64]) -> Components:
     """The 26-connected components of each label of (Z, Y, X); 0 is background."""
     rows, runs, ids = _find_runs(np.ascontiguousarray(labels))
-    number = _join_runs(rows, runs, ids, labels.shape[1])
+    z, y, x = labels.shape
+    return _as_components((z, y, x), rows, runs, ids)
+
+
+def keep_voxels(components: Components, kept: NDArray[np.bool_], box: Roi) -> Components:
+    """What is left of a block: its voxels that are kept, in a box that holds them all.
+
+    Args:
+        components: of the block.
+        kept: (N,) by row.
+        box: relative to the block.
+
+    Returns:
+        The components of what is left; its rows are the kept ones, in their order.
+    """
+    ids = components.labels[components.number - 1]
+    low = np.array(box.offset, np.int64)
+    rows, runs, ids = _cut_runs(components.runs, ids, kept, low, box.shape[0], box.shape[1])
+    return _as_components(box.shape, rows, runs, ids)
+
+
+def _as_components(
+    shape: Triple, rows: NDArray[np.int64], runs: NDArray[np.int64], ids: NDArray[np.uint64]
+) -> Components:
+    number = _join_runs(rows, runs, ids, shape[1])
     _, first = np.unique(number, return_index=True)
     counts, low, high = _extents(runs, number, len(first))
-    z, y, x = labels.shape
-    return Components((z, y, x), runs, number, ids[first], counts, low, high)
+    lengths = runs[:, 3] - runs[:, 2] + 1
+    starts = np.cumsum(lengths) - lengths
+    return Components(shape, runs, starts, number, ids[first], counts, low, high)
 
 
 @njit(cache=True, nogil=True)
@@ -139,7 +183,12 @@ def _find_runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for y in range(height):
             row = labels[z, y]
             previous = nothing
-            for x in range(width):
+            x = -1
+            while x + 1 < width:
+                x += 1
+                if previous == nothing and x + _AT_ONCE <= width and _all_zero(row, x):
+                    x += _AT_ONCE - 1
+                    continue
                 if row[x] == previous:
                     continue
                 if previous != nothing:
@@ -157,6 +206,42 @@ def _find_runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 runs[count - 1, 3] = width - 1
             rows[z * height + y + 1] = count
     return rows, runs[:count].copy(), ids[:count].copy()
+
+
+@njit(cache=True, nogil=True)
+def _all_zero(row: np.ndarray, begin: int) -> bool:
+    """Whether the next voxels are background; many at once, most of a volume is."""
+    found = np.uint64(0)
+    for k in range(_AT_ONCE):
+        found |= row[begin + k]
+    return bool(found == np.uint64(0))
+
+
+@njit(cache=True, nogil=True)
+def _cut_runs(
+    runs: np.ndarray, ids: np.ndarray, kept: np.ndarray, low: np.ndarray, depth: int, height: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_find_runs`, of the kept voxels of runs, in a box."""
+    rows = np.zeros(depth * height + 1, np.int64)
+    cut = np.empty((len(kept), 4), np.int64)
+    names = np.empty(len(kept), np.uint64)
+    count, voxel = 0, 0
+    for run in range(len(runs)):
+        z, y = runs[run, 0] - low[0], runs[run, 1] - low[1]
+        within = False
+        for x in range(runs[run, 2] - low[2], runs[run, 3] - low[2] + 1):
+            if kept[voxel]:
+                if not within:
+                    cut[count, 0], cut[count, 1], cut[count, 2] = z, y, x
+                    names[count] = ids[run]
+                    count += 1
+                    rows[z * height + y + 1] = count
+                cut[count - 1, 3] = x
+            within = kept[voxel]
+            voxel += 1
+    for row in range(1, len(rows)):
+        rows[row] = max(rows[row], rows[row - 1])
+    return rows, cut[:count].copy(), names[:count].copy()
 
 
 @njit(cache=True, nogil=True)
@@ -234,13 +319,6 @@ def _extents(
 
 
 @njit(cache=True, nogil=True)
-def _paint(runs: np.ndarray, low: np.ndarray, mask: np.ndarray) -> None:
-    for run in range(len(runs)):
-        z, y = runs[run, 0] - low[0] + 1, runs[run, 1] - low[1] + 1
-        mask[z, y, runs[run, 2] - low[2] + 1 : runs[run, 3] - low[2] + 2] = True
-
-
-@njit(cache=True, nogil=True)
 def _paint_plane(
     runs: np.ndarray, number: np.ndarray, origin: np.ndarray, plane: np.ndarray
 ) -> None:
@@ -251,105 +329,6 @@ def _paint_plane(
             first, last = runs[run, 2] - origin[2], runs[run, 3] - origin[2]
             for x in range(max(first, 0), min(last + 1, width)):
                 plane[z, y, x] = number[run]
-
-
-def copy_voxels(
-    component: Component,
-    source: NDArray[np.float32],
-    source_low: NDArray[np.int64],
-    target: NDArray[np.float32],
-    target_low: NDArray[np.int64],
-) -> None:
-    """Copy the values at its voxels from one box to another; `low` is the first voxel of each."""
-    _copy_runs(component.runs, source, source_low, target, target_low)
-
-
-@njit(cache=True, nogil=True)
-def _copy_runs(
-    runs: np.ndarray,
-    source: np.ndarray,
-    source_low: np.ndarray,
-    target: np.ndarray,
-    target_low: np.ndarray,
-) -> None:
-    for run in range(len(runs)):
-        z, y = runs[run, 0], runs[run, 1]
-        from_row = source[z - source_low[0], y - source_low[1]]
-        onto_row = target[z - target_low[0], y - target_low[1]]
-        for x in range(runs[run, 2], runs[run, 3] + 1):
-            onto_row[x - target_low[2]] = from_row[x - source_low[2]]
-
-
-def distance_inside(
-    component: Component, shape: tuple[int, int, int], voxel_size_nm: VoxelSize
-) -> NDArray[np.float32]:
-    """(Z, Y, X) of the component's box: nanometres to the nearest voxel that is not of it; 0 there.
-
-    The faces of the block of this shape are no boundary, unless the component is all of it.
-    """
-    z, y, x = component.box
-    along_x, in_plane = np.zeros((z + 2, y + 2, x + 2)), np.zeros((z + 2, y + 2, x + 2))
-    whole = component.count == np.prod(shape)
-    # The first and the last plane of the box with its rim that may hold a boundary.
-    first = np.where((component.low == 0) & ~whole, 1, 0)
-    last = np.asarray(component.box) + np.where(
-        (component.high == np.asarray(shape) - 1) & ~whole, 0, 1
-    )
-    distance = np.zeros((z, y, x), np.float32)
-    size = np.asarray(voxel_size_nm, np.float64)
-    _measure(component.runs, component.low, first, last, size, along_x, in_plane, distance)
-    return distance
-
-
-@njit(cache=True, nogil=True)
-def _measure(
-    runs: np.ndarray,
-    low: np.ndarray,
-    first: np.ndarray,
-    last: np.ndarray,
-    size: np.ndarray,
-    along_x: np.ndarray,
-    in_plane: np.ndarray,
-    distance: np.ndarray,
-) -> None:
-    """Squares along x, then in the plane, then in space: each voxel looks as far as it must.
-
-    Outside the component, the squares are 0.
-    """
-    for run in range(len(runs)):
-        z, y = runs[run, 0] - low[0] + 1, runs[run, 1] - low[1] + 1
-        start, end = runs[run, 2] - low[2] + 1, runs[run, 3] - low[2] + 1
-        for x in range(start, end + 1):
-            best = np.inf
-            if start > first[2]:
-                best = float(x - start + 1)
-            if end < last[2]:
-                best = min(best, float(end - x + 1))
-            along_x[z, y, x] = (best * size[2]) ** 2
-    for run in range(len(runs)):
-        z, y = runs[run, 0] - low[0] + 1, runs[run, 1] - low[1] + 1
-        for x in range(runs[run, 2] - low[2] + 1, runs[run, 3] - low[2] + 2):
-            in_plane[z, y, x] = _least(along_x[z, :, x], y, first[1], last[1], size[1])
-    for run in range(len(runs)):
-        z, y = runs[run, 0] - low[0] + 1, runs[run, 1] - low[1] + 1
-        for x in range(runs[run, 2] - low[2] + 1, runs[run, 3] - low[2] + 2):
-            square = _least(in_plane[:, y, x], z, first[0], last[0], size[0])
-            distance[z - 1, y - 1, x - 1] = np.sqrt(square)
-
-
-@njit(cache=True, nogil=True)
-def _least(squares: np.ndarray, here: int, first: int, last: int, step: float) -> float:
-    """The least of squares + (way along the axis)^2."""
-    best = squares[here]
-    for k in range(1, max(here - first, last - here) + 1):
-        way = (k * step) ** 2
-        if way >= best:
-            break
-        if here - k >= first:
-            best = min(best, squares[here - k] + way)
-        if here + k <= last:
-            best = min(best, squares[here + k] + way)
-    return best
 
 
 @njit(cache=True, nogil=True)
@@ -363,54 +342,12 @@ def _list_voxels(runs: np.ndarray, count: int) -> np.ndarray:
     return voxels
 
 
-def _earlier_steps() -> list[tuple[int, ...]]:
-    """The 13 neighbours of a voxel that come before it in C order."""
-    return [step for step in product((-1, 0, 1), repeat=3) if step < (0, 0, 0)]
-
-
-def _cell_table() -> NDArray[np.int8]:
-    """(8192,) what a voxel adds to the Euler characteristic, by which earlier neighbours are there.
-
-    A voxel is a closed cube of 27 cells: 8 vertices, 12 edges, 6 squares, its inside. It counts
-    those that no earlier voxel has counted.
-    """
-    earlier = _earlier_steps()
-    codes = np.arange(1 << len(earlier))
-    table = np.zeros(len(codes), np.int8)
-    for cell in product((-1, 0, 1), repeat=3):
-        shared = [
-            1 << bit
-            for bit, step in enumerate(earlier)
-            if all(s in (0, c) for s, c in zip(step, cell, strict=True))
-        ]
-        sign = 1 if cell.count(0) % 2 == 0 else -1
-        table += (sign * ((codes & sum(shared)) == 0)).astype(np.int8)
-    return table
-
-
-_CELLS = _cell_table()
-_EARLIER = np.array(_earlier_steps(), np.int64)
-
-
-def euler_of_component(component: Component, mask: Mask) -> int:
-    """Components minus tunnels plus cavities (26 neighbours) of a component and its `mask()`."""
-    strides = np.array([mask.shape[1] * mask.shape[2], mask.shape[2], 1], np.int64)
-    return int(_sum_cells(component.runs, component.low, mask, _EARLIER @ strides, _CELLS))
-
-
 @njit(cache=True, nogil=True)
-def _sum_cells(
-    runs: np.ndarray, low: np.ndarray, mask: np.ndarray, earlier: np.ndarray, table: np.ndarray
-) -> int:
-    flat = mask.ravel()
-    _, height, width = mask.shape
-    total = 0
+def _list_rows(runs: np.ndarray, starts: np.ndarray, count: int) -> np.ndarray:
+    rows = np.empty(count, np.int64)
+    at = 0
     for run in range(len(runs)):
-        row = ((runs[run, 0] - low[0] + 1) * height + runs[run, 1] - low[1] + 1) * width
-        for x in range(runs[run, 2] - low[2] + 1, runs[run, 3] - low[2] + 2):
-            code = 0
-            for bit in range(len(earlier)):
-                if flat[row + x + earlier[bit]]:
-                    code |= 1 << bit
-            total += table[code]
-    return total
+        for k in range(runs[run, 3] - runs[run, 2] + 1):
+            rows[at] = starts[run] + k
+            at += 1
+    return rows

@@ -1,11 +1,12 @@
 """The centre line of one component of a block, by the tracer that suits it.
 
-One voxel is a node. A crumb of at most 64 voxels gets own paths: calling kimimaro takes longer than
-the work. An ordinary component goes to kimimaro. A tangled one, of 1,024 tips or more, or as many
-patches on faces, gets own paths again: the cost of kimimaro grows with tips times the box. (Not of
-fewer: an object that is tangled as a whole and ordinary in blocks would change its length.) A
-limited one, which fills too much of the block, gets the ways from its root to its patches by one
-search.
+One voxel is a node. An ordinary component gets own paths, whose cost grows with its voxels. One so
+thick that it may be a soma goes to kimimaro, which fills its holes and roots it there; with
+`tracer: kimimaro` every component of more than a crumb does. Of those, a tangled one, of 1,024 tips
+or more, or as many patches on faces, gets own paths again: the cost of kimimaro grows with tips
+times the box. (Not of fewer: an object that is tangled as a whole and ordinary in blocks would
+change its length.) A limited one, which fills too much of the block, gets the ways from its root to
+its patches by one search.
 
 Own paths follow the rule of kimimaro (price of a voxel, reach of a path, targets furthest from the
 root first), with two differences: reach is measured inside the object, step by step, and a soma is
@@ -17,21 +18,21 @@ Source: TEASAR, Sato et al. 2000, doi:10.1109/PCCGA.2000.883951, as implemented 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.skeleton_block_body import Body
 from pipeline.arrays.skeleton_block_kernels import draw_paths, spread, ways_from
-from pipeline.arrays.skeleton_block_runs import Component, Mask
+from pipeline.arrays.skeleton_block_runs import Component
 from pipeline.arrays.skeleton_join_graph import unite
 from pipeline.arrays.skeleton_settings import SkeletonSettings, VoxelSize, const_nm
 
 CRUMB_VOXELS = 64
 MOST_TIPS = 1024
 
-Kind = Literal["crumb", "ordinary", "tangled", "limited"]
+Kind = Literal["ordinary", "tangled", "limited"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,60 +50,10 @@ class Trace:
     radii_nm: NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Body:
-    """The voxels of a component with all that paths through it need.
-
-    Attributes:
-        voxels: (N, 3) int64, in the block; C order.
-        places: (N,) int64, of each in its box with a rim.
-        voxel_at: the row of `voxels` at each place of the box, -1 for none.
-        radius_nm: (N,) distance to the nearest voxel that is not of the component.
-        strides: (3,) int64, places from one plane, row and voxel of the box to the next.
-        offsets, lengths_nm: (26,) the steps to neighbours, in places and nanometres.
-    """
-
-    voxels: NDArray[np.int64]
-    places: NDArray[np.int64]
-    voxel_at: NDArray[np.int32]
-    radius_nm: NDArray[np.float64]
-    strides: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    lengths_nm: NDArray[np.float64]
-
-    def rows(self, component: Component, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(V,) the row of each voxel of the block; -1 for one that is not of the component."""
-        inside = ((voxels >= component.low) & (voxels <= component.high)).all(axis=1)
-        extent = np.asarray(component.box) + 2
-        inner = np.clip(voxels - component.low + 1, 0, extent - 1)
-        found = self.voxel_at[np.ravel_multi_index(tuple(inner.T), tuple(extent))]
-        return np.where(inside, found, -1).astype(np.int64)
-
-
-_STEPS = np.array([s for s in product((-1, 0, 1), repeat=3) if any(s)], np.int64)
-
-
-def body_of(
-    component: Component, mask: Mask, distance: NDArray[np.float32], voxel_size_nm: VoxelSize
-) -> Body:
-    """The body of a component, from its `Component.mask` and `distance_inside`."""
-    voxels = component.voxels()
-    places = np.ravel_multi_index(tuple((voxels - component.low + 1).T), mask.shape)
-    voxel_at = np.full(mask.size, -1, np.int32)
-    voxel_at[places] = np.arange(len(voxels), dtype=np.int32)
-    strides = np.array([mask.shape[1] * mask.shape[2], mask.shape[2], 1], np.int64)
-    radius = distance[tuple((voxels - component.low).T)].astype(np.float64)
-    lengths = np.sqrt(((_STEPS * voxel_size_nm) ** 2).sum(axis=1))
-    return Body(
-        voxels, places.astype(np.int64), voxel_at, radius, strides, _STEPS @ strides, lengths
-    )
-
-
 def trace_component(
     component: Component,
+    body: Body,
     targets: NDArray[np.int64],
-    mask: Mask,
-    distance: NDArray[np.float32],
     *,
     limited: bool,
     voxel_size_nm: VoxelSize,
@@ -111,9 +62,8 @@ def trace_component(
     """The skeleton of a component of two voxels or more, through all its patches on faces.
 
     Args:
-        component: what to trace.
+        component, body: what to trace.
         targets: (T, 3) int64, the central voxels of its patches.
-        mask, distance: of its box (`Component.mask`, `distance_inside`).
         limited: draw the ways to the patches alone.
         voxel_size_nm: z, y, x.
         settings: of the method.
@@ -121,30 +71,38 @@ def trace_component(
     Returns:
         A tree, and which tracer drew it.
     """
-    if len(targets) == 1 and not limited:
-        targets = _with_far_end(component, targets, voxel_size_nm)
-    kind: Kind = "crumb" if component.count <= CRUMB_VOXELS else "tangled"
-    if not limited and kind != "crumb" and len(targets) < MOST_TIPS:
-        trace = _kimimaro(component, targets, mask, distance, voxel_size_nm, settings)
-        if trace is not None and len(trace.nodes):
-            return _reach_targets(trace, targets, voxel_size_nm), "ordinary"
-        kind = "tangled" if trace is None else "ordinary"
-    body = body_of(component, mask, distance, voxel_size_nm)
-    rows = body.rows(component, targets)
     if limited:
-        return _limited(body, rows, settings), "limited"
-    return _own_paths(body, rows, voxel_size_nm, settings), kind
+        return _limited(body, body.rows(targets), settings), "limited"
+    if len(targets) == 1:
+        targets = _with_far_end(body, targets, voxel_size_nm)
+    kind: Kind = "ordinary"
+    if _for_kimimaro(body, voxel_size_nm, settings):
+        if len(targets) < MOST_TIPS:
+            trace = _kimimaro(component, body, targets, voxel_size_nm, settings)
+            if trace is not None and len(trace.nodes):
+                return _reach_targets(trace, targets, voxel_size_nm), "ordinary"
+            kind = "tangled" if trace is None else "ordinary"
+        else:
+            kind = "tangled"
+    return _own_paths(body, body.rows(targets), voxel_size_nm, settings), kind
+
+
+def _for_kimimaro(body: Body, voxel_size_nm: VoxelSize, settings: SkeletonSettings) -> bool:
+    if len(body.voxels) <= CRUMB_VOXELS:
+        return False
+    thick = body.radius_nm.max() > settings.soma_detection(voxel_size_nm)
+    return bool(thick or settings.tracer == "kimimaro")
 
 
 def _with_far_end(
-    component: Component, targets: NDArray[np.int64], voxel_size_nm: VoxelSize
+    body: Body, targets: NDArray[np.int64], voxel_size_nm: VoxelSize
 ) -> NDArray[np.int64]:
     """The one patch of a component, and its voxel furthest from it.
 
     What is cut off at one patch is the end of a neurite. A short one lies within reach of the way
     to the patch and would be drawn no further; in one piece with the rest it is an end.
     """
-    voxels = component.voxels()
+    voxels = body.voxels
     squares = (((voxels - targets[0]) * np.asarray(voxel_size_nm)) ** 2).sum(axis=1)
     far = voxels[int(np.argmax(squares))]
     return targets if (far == targets[0]).all() else np.stack([targets[0], far])
@@ -157,9 +115,8 @@ def single_node(voxel: NDArray[np.int64], voxel_size_nm: VoxelSize) -> Trace:
 
 def _kimimaro(
     component: Component,
+    body: Body,
     targets: NDArray[np.int64],
-    mask: Mask,
-    distance: NDArray[np.float32],
     voxel_size_nm: VoxelSize,
     settings: SkeletonSettings,
 ) -> Trace | None:
@@ -167,7 +124,9 @@ def _kimimaro(
     import kimimaro.trace  # takes half a second, and most stages do without
 
     # Its arrays are x, y, z in Fortran order: transposed ones of ours.
-    inside = np.ascontiguousarray(mask[1:-1, 1:-1, 1:-1])
+    inside, distance = np.zeros(component.box, np.bool_), np.zeros(component.box, np.float32)
+    at = tuple((body.voxels - component.low).T)
+    inside[at], distance[at] = True, body.radius_nm
     found = kimimaro.trace.trace(
         inside.T,
         distance.T,
@@ -246,6 +205,9 @@ def _own_paths(
     if body.radius_nm[widest] > settings.soma_acceptance(voxel_size_nm):
         root = widest
         reach[root] = settings.soma_scale * body.radius_nm[root] + settings.soma_const_nm
+    elif len(targets):
+        # Where an object is cut there is no end of it: one that is drawn there would be a spur.
+        root = int(targets[0])
     else:
         root = int(np.argmax(spread(np.zeros(1, np.int64), *around, body.lengths_nm)[0]))
     away = spread(np.array([root]), *around, body.lengths_nm)[0]
@@ -257,6 +219,7 @@ def _own_paths(
         reach,
         *around,
         body.lengths_nm,
+        body.voxels * np.asarray(voxel_size_nm),
     )
     return _as_trace(body, drawn, onward)
 

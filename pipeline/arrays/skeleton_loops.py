@@ -24,9 +24,9 @@ from itertools import pairwise, product
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays.skeleton_block_body import Body
 from pipeline.arrays.skeleton_block_kernels import spread
-from pipeline.arrays.skeleton_block_runs import Component
-from pipeline.arrays.skeleton_block_trace import Body, Trace
+from pipeline.arrays.skeleton_block_trace import Trace
 from pipeline.arrays.skeleton_join_graph import unite
 from pipeline.arrays.skeleton_loop_kernels import (
     enter,
@@ -59,7 +59,6 @@ class _Cells:
 
 
 def close_loops(
-    component: Component,
     body: Body,
     trace: Trace,
     voxel_size_nm: VoxelSize,
@@ -68,8 +67,7 @@ def close_loops(
     """The skeleton of a component with a path added for each ring that the component has.
 
     Args:
-        component: with at least one tunnel.
-        body: its voxels.
+        body: of a component with at least one tunnel.
         trace: its skeleton, a tree.
         voxel_size_nm: z, y, x.
         settings: of the method.
@@ -77,7 +75,7 @@ def close_loops(
     Returns:
         The skeleton, its old nodes and edges first, and how many rings were closed.
     """
-    rows = body.rows(component, trace.nodes)
+    rows = body.rows(trace.nodes)
     cells = _find_cells(body, rows, voxel_size_nm)
     chords, sums = _chords_and_sums(len(rows), trace.edges, cells)
     start, end, pool = reduce_sums(sums, len(chords))

@@ -14,7 +14,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.arrays.exact_sums import MOST_PARTIALS, exact_total, grouped_totals
-from pipeline.arrays.exact_sums import sum_groups
 from pipeline.arrays.labels import among
 from pipeline.arrays.skeleton_forest import LENGTH_SLACK_NM, Floats, Forest, Integers, Labels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
+from typing import Literal
 
 from pydantic import Field
 
@@ -30,6 +31,9 @@ class SkeletonSettings(StrictModel):
     """Reach of a path, in radii of the neurite: side branches shorter than this are not drawn."""
     const_nm: float | None = Field(None, ge=0)
     """Further reach of a path, nanometres; null: 3 voxel edges."""
+    tracer: Literal["paths", "kimimaro"] = "paths"
+    """What draws the paths: own ones, by which only an object that may be a soma goes to kimimaro;
+    or kimimaro for all objects, in a time that grows with their tips times the block."""
     centring_weight: float = Field(100_000.0, gt=0)
     """How much dearer the surface is than the centre line (`pdrf_scale`)."""
     centring_exponent: int = Field(4, ge=1, le=16)

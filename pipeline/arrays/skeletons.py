@@ -31,22 +31,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from pipeline.arrays.skeleton_block_body import Canvas, euler_of
 from pipeline.arrays.skeleton_block_cut import context_vox, share_of, smallest_block
+from pipeline.arrays.skeleton_block_distance import distances_inside
 from pipeline.arrays.skeleton_block_patches import patch_centres
-from pipeline.arrays.skeleton_block_runs import (
-    Component,
-    Components,
-    copy_voxels,
-    distance_inside,
-    euler_of_component,
-    find_components,
-)
-from pipeline.arrays.skeleton_block_trace import (
-    Trace,
-    body_of,
-    single_node,
-    trace_component,
-)
+from pipeline.arrays.skeleton_block_runs import Component, Components, find_components
+from pipeline.arrays.skeleton_block_trace import Trace, single_node, trace_component
 from pipeline.arrays.skeleton_loops import close_loops
 from pipeline.arrays.skeleton_settings import (
     SkeletonSettings,
@@ -210,11 +200,11 @@ def trace_block(
     _check(labels, soma_mask)
     check_settings(voxel_size_nm, settings)
     seen = _see(labels, block, voxel_size_nm)
-    components = find_components(seen.labels)
+    components = seen.components
     targets = patch_centres(components, voxel_size_nm, seen.faces, seen.centres)
     kept = (components.counts >= settings.min_voxels) | components.at_faces(seen.faces)
     kept[components.at(seen.seam).astype(np.int64) - 1] = True
-    tracer = _Tracer(components, targets, seen, voxel_size_nm, settings)
+    tracer = _Tracer(targets, seen, voxel_size_nm, settings)
     traced = [tracer.trace(part) for part in components.by_segment() if kept[part.number - 1]]
     report = BlockSkeletonReport(
         components=len(kept),
@@ -222,31 +212,33 @@ def trace_block(
         single_nodes=sum(len(trace.nodes) == 1 for _, trace in traced),
         **tracer.counts,
     )
-    pieces = _as_pieces(traced, components, seen, origin, voxel_size_nm, soma_mask)
+    pieces = _as_pieces(traced, seen, origin, voxel_size_nm, soma_mask)
     return BlockSkeletons(pieces, report)
 
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What a block traces: see `Share`; without context, `distance_nm` is None and no seam."""
+    """What a block traces: see `Share`; without context there is no seam."""
 
-    labels: NDArray[np.uint64]
+    components: Components
     offset: Triple
     size: int
     faces: NDArray[np.bool_]
     seam: NDArray[np.int64]
     centres: NDArray[np.int64]
-    distance_nm: NDArray[np.float32] | None
+    distance_nm: NDArray[np.float32]
 
 
 def _see(labels: NDArray[np.uint64], block: Roi | None, voxel_size_nm: VoxelSize) -> _Seen:
     none = np.zeros((0, 3), np.int64)
     if block is None or block.shape == labels.shape:
         faces = np.ones((3, 2), np.bool_)
-        return _Seen(labels, (0, 0, 0), labels.size, faces, none, none, None)
+        components = find_components(labels)
+        distance = distances_inside(labels, components, voxel_size_nm)
+        return _Seen(components, (0, 0, 0), labels.size, faces, none, none, distance)
     share = share_of(labels, block, voxel_size_nm)
     return _Seen(
-        share.labels, share.roi.offset, block.size, share.outer, share.seam, share.centres,
+        share.components, share.roi.offset, block.size, share.outer, share.seam, share.centres,
         share.distance_nm,
     )  # fmt: skip
 
@@ -274,13 +266,12 @@ class _Tracer:
 
     def __init__(
         self,
-        components: Components,
         targets: dict[int, NDArray[np.int64]],
         seen: _Seen,
         voxel_size_nm: VoxelSize,
         settings: SkeletonSettings,
     ) -> None:
-        self.shape = components.shape
+        self.canvas = Canvas(seen.components.shape, voxel_size_nm)
         self.distance_nm = seen.distance_nm
         self.targets = targets
         self.voxel_size_nm = voxel_size_nm
@@ -292,39 +283,28 @@ class _Tracer:
         """Label and skeleton of a component."""
         if part.count == 1:
             return part.label, single_node(part.low, self.voxel_size_nm)
-        mask = part.mask()
-        distance = self._distance(part)
         limited = part.count > self.most
-        trace, kind = trace_component(
-            part,
-            self.targets.get(part.number, np.zeros((0, 3), np.int64)),
-            mask,
-            distance,
-            limited=limited,
-            voxel_size_nm=self.voxel_size_nm,
-            settings=self.settings,
-        )
+        with self.canvas.painted(part, self.distance_nm[part.rows()]) as body:
+            trace, kind = trace_component(
+                part,
+                body,
+                self.targets.get(part.number, np.zeros((0, 3), np.int64)),
+                limited=limited,
+                voxel_size_nm=self.voxel_size_nm,
+                settings=self.settings,
+            )
+            # A ring shows as fewer components and cavities than tunnels.
+            if self.settings.keep_loops and not limited and euler_of(body) < 1:
+                trace, loops = close_loops(body, trace, self.voxel_size_nm, self.settings)
+                self.counts["loops"] += loops
         self.counts["tangled"] += kind == "tangled"
         self.counts["limited"] += limited
         self.counts["limited_voxels"] += part.count * limited
-        # A ring shows as fewer components and cavities than tunnels.
-        if self.settings.keep_loops and not limited and euler_of_component(part, mask) < 1:
-            body = body_of(part, mask, distance, self.voxel_size_nm)
-            trace, loops = close_loops(part, body, trace, self.voxel_size_nm, self.settings)
-            self.counts["loops"] += loops
         return part.label, trace
-
-    def _distance(self, part: Component) -> NDArray[np.float32]:
-        if self.distance_nm is None:
-            return distance_inside(part, self.shape, self.voxel_size_nm)
-        distance = np.zeros(part.box, np.float32)
-        copy_voxels(part, self.distance_nm, np.zeros(3, np.int64), distance, part.low)
-        return distance
 
 
 def _as_pieces(
     traced: Sequence[tuple[int, Trace]],
-    components: Components,
     seen: _Seen,
     origin: Triple,
     voxel_size_nm: VoxelSize,
@@ -344,15 +324,16 @@ def _as_pieces(
         nodes=nodes + seen.offset + np.asarray(origin) + 0.5,
         edges=np.concatenate(edges),
         radius_nm=np.concatenate([trace.radii_nm for _, trace in traced]),
-        face_nm=_to_faces(nodes, components, seen, voxel_size_nm),
+        face_nm=_to_faces(nodes, seen, voxel_size_nm),
         soma=soma,
     )
 
 
 def _to_faces(
-    nodes: NDArray[np.int64], components: Components, seen: _Seen, voxel_size_nm: VoxelSize
+    nodes: NDArray[np.int64], seen: _Seen, voxel_size_nm: VoxelSize
 ) -> NDArray[np.float64]:
     """(N,) nanometres to the nearest face, or voxel of the seam in the same component."""
+    components = seen.components
     size = np.asarray(voxel_size_nm, np.float64)
     sides = np.stack([nodes, np.asarray(components.shape) - 1 - nodes], axis=2) * size[:, None]
     nearest: NDArray[np.float64] = np.where(seen.faces, sides, np.inf).min(axis=(1, 2))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,14 +53,16 @@ def bucket_grid(run: Run) -> BlockGrid:
     return BlockGrid.over((bucket_count(run), 1, 1), (1, 1, 1))
 
 
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+
+
 def write_by_bucket(path: Path, columns: Mapping[str, NDArray[Any]], run: Run) -> None:
     """Keep rows of nodes by the bucket of their segment, segments ascending in each.
 
     Args:
         path: of the file.
         columns: "segment" and others by node; "edges" (E, 2), indices of nodes. Those whose names
-            begin with "contact_" have rows of their own, of which "contact_segment" is a segment
-            that has nodes here.
+            begin with "contact_" have rows of their own, of which "contact_segment" is a segment.
         run: whose volume says how many buckets there are.
     """
     count = bucket_count(run)
@@ -73,24 +75,23 @@ def write_by_bucket(path: Path, columns: Mapping[str, NDArray[Any]], run: Run) -
     edges = place[columns["edges"]]
     edges = edges[np.argsort(edges[:, 0], kind="stable")]
     nodes = {name: values[order] for name, values in nodes.items()}
-    numbers, starts = np.unique(bucket[order], return_index=True)
-    bounds = np.append(starts, len(order))
+    owner = contacts.get(CONTACT + "segment", np.zeros(0, np.uint64))
+    held = bucket_of(owner, count)
+    rows = np.lexsort((owner, held))
+    contacts = {name: values[rows] for name, values in contacts.items()}
+    numbers = np.union1d(bucket, held)
+    bounds, ends = (np.searchsorted(b, [*numbers, count]) for b in (bucket[order], held[rows]))
     cuts = np.searchsorted(edges[:, 0], bounds)
-    if contacts:
-        owner = contacts[CONTACT + "segment"]
-        held = bucket_of(owner, count)
-        rows = np.lexsort((owner, held))
-        contacts = {name: values[rows] for name, values in contacts.items()}
-        ends = np.searchsorted(held[rows], [*numbers, count])
 
     def parts() -> Iterator[Columns]:
         for i in range(len(numbers)):
             start, end = bounds[i], bounds[i + 1]
             part = {name: values[start:end] for name, values in nodes.items()}
-            ids, counts = np.unique(part["segment"], return_counts=True)
-            part |= {"edges": edges[cuts[i] : cuts[i + 1]] - start}
             part |= {name: values[ends[i] : ends[i + 1]] for name, values in contacts.items()}
-            yield {**part, "ids": ids, "counts": counts.astype(np.int64)}
+            ids = np.union1d(part["segment"], part.get(CONTACT + "segment", owner[:0]))
+            first, last = (np.searchsorted(part["segment"], ids, side) for side in _SIDES)
+            part |= {"edges": edges[cuts[i] : cuts[i + 1]] - start}
+            yield {**part, "ids": ids, "counts": last - first}
 
     write_parts(path, numbers.tolist(), parts())
 
@@ -150,7 +151,8 @@ class Bucket:
     Attributes:
         number: of the bucket.
         paths: the files that have a part of it.
-        held: of each file, its segments ("ids", ascending) and their nodes ("counts").
+        held: of each file, its segments ("ids", ascending) and their nodes ("counts"), of which
+            one that has contacts alone has none.
         groups: first and last segment of each group, ascending. A group has no more than
             `GROUP_NODES` nodes, or one segment.
     """

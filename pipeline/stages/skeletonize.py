@@ -71,7 +71,7 @@ def _skeletonize(block: Block, run: Run) -> BlockResult:
     around = _hull(seen, section)
     traced = of_fragments(run)
     surrounded = read_labels(run.path("segments"), around) if traced else read_segments(run, around)
-    if not surrounded[block.read.relative_to(around).slices].any():
+    if not surrounded.any():
         return BlockResult("empty")
     found = trace_block(
         surrounded[seen.relative_to(around).slices],
@@ -82,25 +82,21 @@ def _skeletonize(block: Block, run: Run) -> BlockResult:
         block=block.write.relative_to(seen) if _has_context(run) else None,
     )
     counts = {name: value for name, value in asdict(found.report).items() if value}
-    if not len(found.pieces.segment):
-        return BlockResult("empty", stats=counts)
     columns = found.pieces.columns()
     if measured:
         view = surrounded[section.relative_to(around).slices]
         columns[AREAS] = _areas(found.pieces, view, section, run)
     if traced:
         columns |= _contacts(surrounded[block.read.relative_to(around).slices], block)
+    # Of two fragments that touch here, both may be traced by the neighbours.
+    if not len(columns["segment"]) and not len(columns.get(CONTACT + "segment", ())):
+        return BlockResult("empty", stats=counts)
     write_by_bucket(run.block_file("skeleton_pieces", block.index), columns, run)
     return BlockResult(stats={"nodes": len(found.pieces.segment), **counts})
 
 
 def _has_context(run: Run) -> bool:
-    """Whether blocks divide objects with their neighbours: those that are large enough.
-
-    Not of fragments: a contact is kept with a fragment that has nodes in its block.
-    """
-    if of_fragments(run):
-        return False
+    """Whether blocks divide objects with their neighbours: those that are large enough."""
     block = run.config.skeletonize.block
     return all(b >= min(smallest_block(), n) for b, n in zip(block, run.shape, strict=True))
 
@@ -191,7 +187,7 @@ def _lookup(run: Run) -> tuple[str, ...]:
 
 SKELETONIZE = Stage(
     name="skeletonize",
-    version=3,
+    version=4,
     reads=("segments",),
     optional=("source_soma_mask",),
     more=_lookup,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from unittest import mock
 
 import cc3d
@@ -12,18 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
 from pipeline.arrays import skeleton_block_trace
 from pipeline.arrays.betti import euler_characteristic
+from pipeline.arrays.skeleton_block_body import Body, Canvas, euler_of
 from pipeline.arrays.skeleton_block_cut import context_vox, share_of, smallest_block
+from pipeline.arrays.skeleton_block_distance import distances_inside
 from pipeline.arrays.skeleton_block_kernels import draw_paths
-from pipeline.arrays.skeleton_block_runs import (
-    distance_inside,
-    euler_of_component,
-    find_components,
-)
-from pipeline.arrays.skeleton_block_trace import body_of
+from pipeline.arrays.skeleton_block_runs import Components, find_components, keep_voxels
 from pipeline.arrays.skeleton_join import join_pieces
 from pipeline.arrays.skeleton_settings import SkeletonSettings, check_settings, const_nm
 from pipeline.arrays.skeletons import (
@@ -111,6 +111,7 @@ def test_components_distances_and_euler_agree_with_the_libraries(seed: int) -> N
         small.astype(np.uint8), connectivity=26, return_N=True
     )
     found = find_components(labels)
+    distance, canvas = distances_inside(labels, found, size), Canvas(found.shape, size)
     assert len(found.labels) == count
     numbers, firsts = [], []
     for part in found.by_segment():
@@ -120,16 +121,64 @@ def test_components_distances_and_euler_agree_with_the_libraries(seed: int) -> N
         assert (labels[inside] == np.uint64(part.label)).all()
         numbers.append((part.label, part.number))
         firsts.append((part.number, *voxels[0]))
-        box = tuple(slice(a, b + 1) for a, b in zip(part.low, part.high, strict=True))
-        mask = part.mask()
-        np.testing.assert_array_equal(mask, np.pad(inside[box], 1))
-        assert euler_of_component(part, mask) == euler_characteristic(inside)
+        low, high = voxels.min(axis=0), voxels.max(axis=0)
+        assert (part.low.tolist(), part.high.tolist()) == (low.tolist(), high.tolist())
+        np.testing.assert_array_equal(found.voxels()[part.rows()], voxels)
+        with canvas.painted(part, distance[part.rows()]) as body:
+            assert euler_of(body) == euler_characteristic(inside)
+            assert (body.rows(voxels) == np.arange(part.count)).all()
+            assert (body.rows(np.argwhere(~inside)) == -1).all()
         reference = edt.edt(inside, anisotropy=size, black_border=bool(inside.all()))
-        measured = distance_inside(part, found.shape, size)
-        np.testing.assert_allclose(measured, reference[box], rtol=1e-6)
+        np.testing.assert_allclose(distance[part.rows()], reference[inside], rtol=1e-6)
     assert numbers == sorted(numbers)
     by_number = [first[1:] for first in sorted(firsts)]
     assert by_number == sorted(by_number)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, derandomize=True, max_examples=20)
+def test_distances_of_thick_objects_agree_with_the_library(seed: int) -> None:
+    """Thick and thin side by side; the deepest voxels see no surface by themselves."""
+    rng = np.random.default_rng(seed)
+    shape = (24, 30, 70)
+    labels = np.zeros(shape, np.uint64)
+    for label in range(1, 7):
+        centre, radius = rng.uniform(0, shape), rng.uniform(1, 12)
+        labels[ball(shape, tuple(centre), radius) > 0] = label
+    size = tuple(rng.integers(1, 6, 3) * 130.0)
+    found = find_components(labels)
+    reference = edt.edt(labels.astype(np.uint32), anisotropy=size)
+    distance = distances_inside(labels, found, size)
+    np.testing.assert_allclose(distance, reference[tuple(found.voxels().T)], rtol=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, derandomize=True, max_examples=40)
+def test_what_is_kept_of_a_block_is_what_a_block_of_it_gives(seed: int) -> None:
+    labels, rng = some_labels(seed), np.random.default_rng(seed)
+    found = find_components(labels)
+    voxels = found.voxels()
+    begin = rng.integers(0, 3, 3) % np.array(labels.shape)
+    box = Roi.between(tuple(begin.tolist()), labels.shape)
+    kept = (voxels >= begin).all(axis=1) & (rng.random(len(voxels)) < 0.7)
+    left = np.zeros_like(labels)
+    left[tuple(voxels[kept].T)] = labels[tuple(voxels[kept].T)]
+    expected = find_components(left[box.slices])
+    cut = keep_voxels(found, kept, box)
+    assert cut.shape == box.shape
+    for name in ("runs", "starts", "number", "labels", "counts", "low", "high"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(expected, name), err_msg=name)
+    np.testing.assert_array_equal(cut.voxels(), voxels[kept] - begin)
+
+
+def test_long_stretches_of_background_hide_no_run() -> None:
+    row = np.zeros(200, np.uint64)
+    for begin, end in ((15, 17), (31, 33), (48, 49), (66, 67), (67, 70), (199, 200)):
+        row[begin:end] = begin
+    found = find_components(row[None, None])
+    assert found.runs[:, 2:].tolist() == [
+        [15, 16], [31, 32], [48, 48], [66, 66], [67, 69], [199, 199]
+    ]  # fmt: skip
 
 
 def test_runs_that_touch_at_corners_are_one_component() -> None:
@@ -160,7 +209,7 @@ def test_rows_are_sorted_by_segment_and_independent_of_memory_order() -> None:
             np.testing.assert_array_equal(column, plain.columns()[name], err_msg=name)
 
 
-def test_ordinary_components_are_those_of_kimimaro() -> None:
+def test_components_by_kimimaro_are_those_of_kimimaro() -> None:
     labels = bar((30, 40, 50), (4, 5, 6), (25, 33, 44))
     found = kimimaro.skeletonize(
         labels.T,
@@ -177,23 +226,25 @@ def test_ordinary_components_are_those_of_kimimaro() -> None:
         fix_borders=False,
         progress=False,
     )[1]
-    pieces = traced(labels).pieces
+    pieces = traced(labels, tracer="kimimaro").pieces
     order = np.lexsort(pieces.nodes.T)
     expected = found.vertices[:, ::-1] / 1000 + 0.5
     np.testing.assert_allclose(pieces.nodes[order], expected[np.lexsort(expected.T)])
     np.testing.assert_allclose(np.sort(pieces.radius_nm), np.sort(found.radii), rtol=1e-6)
 
 
-def test_own_paths_draw_what_kimimaro_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_paths_draw_what_kimimaro_draws() -> None:
     labels = bar((40, 40, 50), (5, 20, 5), (20, 20, 25)) | bar(
         (40, 40, 50), (20, 20, 25), (35, 8, 45)
     )
     labels |= bar((40, 40, 50), (20, 20, 25), (33, 35, 33))
     labels[0, 20, 3:9] = 0
-    theirs = traced(labels).pieces
-    monkeypatch.setattr(skeleton_block_trace, "MOST_TIPS", 0)
+    theirs = traced(labels, tracer="kimimaro").pieces
     ours = traced(labels)
-    assert ours.report.tangled == 1
+    with mock.patch.object(skeleton_block_trace, "MOST_TIPS", 0):
+        tangled = traced(labels, tracer="kimimaro")
+    assert (ours.report.tangled, tangled.report.tangled) == (0, 1)
+    np.testing.assert_array_equal(tangled.pieces.nodes, ours.pieces.nodes)
     for pieces in (theirs, ours.pieces):
         assert len(np.unique(parts_of(pieces))) == 1
         assert rings(pieces) == 0
@@ -250,16 +301,21 @@ def test_a_limited_component_away_from_the_faces_gets_one_way() -> None:
     assert (np.bincount(found.pieces.edges.ravel()) == 1).sum() == 2
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.12, 0.3, 0.7]), st.sampled_from([0, 64]))
-@settings(deadline=None, derandomize=True, max_examples=20)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.12, 0.3, 0.7]),
+    st.sampled_from([("paths", 64), ("kimimaro", 0), ("kimimaro", 64)]),
+)
+@settings(deadline=None, derandomize=True, max_examples=30)
 def test_every_component_of_noise_is_one_piece_inside_itself(
-    seed: int, share: float, most_tips: int
+    seed: int, share: float, traced_by: tuple[str, int]
 ) -> None:
+    tracer, most_tips = traced_by
     rng = np.random.default_rng(seed)
     labels = rng.integers(1, 4, (14, 15, 16)).astype(np.uint64)
     labels[rng.random(labels.shape) > share] = 0
     with mock.patch.object(skeleton_block_trace, "MOST_TIPS", most_tips):
-        pieces = traced(labels, keep_loops=False, const_nm=1000.0).pieces
+        pieces = traced(labels, keep_loops=False, const_nm=1000.0, tracer=tracer).pieces
     expected = cc3d.connected_components(labels.astype(np.uint8), connectivity=26)
     inside = expected[tuple(np.floor(pieces.nodes).astype(int).T)]
     part = parts_of(pieces)
@@ -272,35 +328,83 @@ def test_every_component_of_noise_is_one_piece_inside_itself(
     assert away.max() <= 1 + DEFAULTS.scale * pieces.radius_nm.max() / 1000 + np.sqrt(3)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The largest component of noise and the tree that was drawn into it."""
+
+    body: Body
+    price: NDArray[np.float64]
+    reach: NDArray[np.float64]
+    outward: NDArray[np.int64]
+    drawn: NDArray[np.bool_]
+    onward: NDArray[np.int64]
+
+
+def draw_into_noise(seed: int, targets: int, longest_reach: float) -> Drawn:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((9, 10, 11)) < 0.4).astype(np.uint64)
+    found = find_components(labels)
+    part = max(found.by_segment(), key=lambda component: component.count)
+    price, outward = rng.random(part.count) * 100, rng.permutation(part.count)
+    reach = rng.random(part.count) * longest_reach
+    with Canvas(found.shape, (2.0, 1.0, 1.0)).painted(part, np.zeros(part.count)) as body:
+        drawn, onward = draw_paths(
+            int(outward[0]), outward[1 : 1 + targets].copy(), outward, price, reach,
+            body.places, body.voxel_at, body.offsets, body.lengths_nm,
+            body.voxels * np.array([2.0, 1.0, 1.0]),
+        )  # fmt: skip
+    return Drawn(body, price, reach, outward, drawn, onward)
+
+
 @given(st.integers(0, 2**32 - 1))
 @settings(deadline=None, derandomize=True, max_examples=20)
 def test_without_reach_every_voxel_is_drawn_towards_the_root(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    labels = (rng.random((9, 10, 11)) < 0.4).astype(np.uint64)
-    part = max(find_components(labels).by_segment(), key=lambda found: found.count)
-    distance = distance_inside(part, labels.shape, ISOTROPIC)
-    body = body_of(part, part.mask(), distance, ISOTROPIC)
-    price, outward = rng.random(part.count) * 100, rng.permutation(part.count)
-    drawn, onward = draw_paths(
-        int(outward[0]),
-        outward[:5].copy(),
-        outward,
-        price,
-        np.zeros(part.count),
-        body.places,
-        body.voxel_at,
-        body.offsets,
-        body.lengths_nm,
-    )
-    assert drawn.all()
-    assert np.flatnonzero(onward < 0).tolist() == [outward[0]]
+    found = draw_into_noise(seed, 5, 0.0)
+    onward, root = found.onward, found.outward[0]
+    assert found.drawn.all()
+    assert np.flatnonzero(onward < 0).tolist() == [root]
     others = np.flatnonzero(onward >= 0)
-    step = np.abs(body.voxels[others] - body.voxels[onward[others]])
+    step = np.abs(found.body.voxels[others] - found.body.voxels[onward[others]])
     assert (step.max(axis=1) == 1).all()
-    node = np.arange(part.count)
-    for _ in range(part.count):
+    node = np.arange(len(onward))
+    for _ in range(len(onward)):
         node = np.where(onward[node] >= 0, onward[node], node)
-    assert (node == outward[0]).all()
+    assert (node == root).all()
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, derandomize=True, max_examples=20)
+def test_one_path_is_the_cheapest_way_of_the_library(seed: int) -> None:
+    found = draw_into_noise(seed, 1, 1e6)
+    at = found.body.voxels
+    ends = np.argwhere(np.abs(at[:, None] - at[None]).max(axis=2) == 1)
+    apart = np.linalg.norm((at[ends[:, 0]] - at[ends[:, 1]]) * [2.0, 1.0, 1.0], axis=1)
+    paid = csr_array((apart * found.price[ends[:, 1]], (ends[:, 0], ends[:, 1])))
+    root, target = found.outward[:2]
+    cost, before = dijkstra(paid, indices=target, return_predecessors=True)
+    # To enter the tree costs nothing.
+    doors = ends[ends[:, 1] == root, 0]
+    way = [int(doors[np.argmin(cost[doors])])]
+    while way[-1] != target:
+        way.append(int(before[way[-1]]))
+    assert set(np.flatnonzero(found.drawn).tolist()) == {int(root), *way}
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 9))
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_every_voxel_lies_within_the_reach_of_a_node(seed: int, targets: int) -> None:
+    found = draw_into_noise(seed, targets, 4.0)
+    assert found.drawn[found.outward[: 1 + targets]].all()
+    nodes = np.flatnonzero(found.drawn)
+    at = found.body.voxels * [2.0, 1.0, 1.0]
+    apart = np.linalg.norm(at[:, None] - at[None, nodes], axis=2)
+    assert ((apart <= found.reach[nodes] + 1e-9) | (apart == 0)).any(axis=1).all()
+    # No tip but the root and the targets was within the reach of the root.
+    tips = np.setdiff1d(nodes, found.onward[nodes])
+    tips = np.setdiff1d(tips, found.outward[: 1 + targets])
+    beside = np.abs(found.body.voxels[tips] - found.body.voxels[found.outward[0]]).max(axis=1) == 1
+    away = np.linalg.norm(at[tips] - at[found.outward[0]], axis=1)
+    assert (away[beside] > found.reach[found.outward[0]]).all()
 
 
 def test_a_side_branch_of_a_dendrite_is_not_tied_to_the_soma() -> None:
@@ -397,6 +501,13 @@ def beam(shape: tuple[int, int, int], low: tuple[int, ...], high: tuple[int, ...
     return labels
 
 
+def painted(components: Components) -> Labels:
+    labels = np.zeros(components.shape, np.uint64)
+    number = components.number_of_voxels().astype(np.int64)
+    labels[tuple(components.voxels().T)] = components.labels[number - 1]
+    return labels
+
+
 def test_context_holds_two_climbs_and_the_depth() -> None:
     assert context_vox((100.0, 100.0, 100.0)) == (15, 15, 15)
     assert context_vox((250.0, 100.0, 300.0)) == (13, 15, 13)
@@ -409,7 +520,7 @@ def test_a_beam_along_a_face_goes_to_one_block(plane: int, lower: int) -> None:
     labels = beam((40, 20, 60), (17, 7, 5), (23, 13, 54))
     below = share_of(labels, Roi((0, 0, 0), (plane, 20, 60)), ISOTROPIC)
     above = share_of(labels, Roi((plane, 0, 0), (40 - plane, 20, 60)), ISOTROPIC)
-    sections = [np.unique(np.argwhere(s.labels)[:, 0]) for s in (below, above)]
+    sections = [np.unique(s.components.voxels()[:, 0]) for s in (below, above)]
     assert [len(s) for s in sections] == [lower, 7 - lower]
     assert len(below.seam) == len(above.seam) == 0
     assert above.roi == Roi((plane - 5, 0, 0), (45 - plane, 20, 60))
@@ -426,7 +537,9 @@ def test_a_beam_across_a_face_is_cut_at_its_axis() -> None:
     (centre,) = begin.centres.tolist()
     assert centre[:2] == [10, 10]
     # To the surface, whatever the block: of the axis 4 voxels, but for the ends.
-    np.testing.assert_array_equal(begin.distance_nm[10, 10, 10:34], 4000.0)
+    z, y, x = begin.components.voxels().T
+    axis = (z == 10) & (y == 10) & (x >= 10) & (x < 30)
+    assert begin.distance_nm[axis].tolist() == [4000.0] * 20
     assert begin.outer.tolist() == [[True, True], [True, True], [True, False]]
 
 
@@ -443,8 +556,9 @@ def test_neighbours_find_the_same_seams() -> None:
         share = share_of(labels[seen.slices], b.write.relative_to(seen), (40.0, 30.0, 30.0))
         origin = np.add(seen.offset, share.roi.offset)
         view = tuple(slice(o, o + n) for o, n in zip(origin, share.roi.shape, strict=True))
-        assert (share.labels[share.labels > 0] == labels[view][share.labels > 0]).all()
-        held[view] += share.labels > 0
+        left = painted(share.components)
+        assert (left[left > 0] == labels[view][left > 0]).all()
+        held[view] += left > 0
         for found, table in ((share.seam, seams), (share.centres, centres)):
             for voxel in map(tuple, (found + origin).tolist()):
                 table[voxel] = table.get(voxel, 0) + 1

@@ -23,7 +23,7 @@ from pipeline.arrays.skeleton_join_weld import weld
 from pipeline.arrays.skeleton_prune import components, prune_ticks
 from pipeline.arrays.skeleton_settings import SkeletonSettings
 from pipeline.arrays.skeleton_tree import find_ways
-from pipeline.arrays.skeletons import SkeletonPieces, skeletonize_block
+from pipeline.arrays.skeletons import SkeletonPieces, context_vox, skeletonize_block
 from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid, Roi, Triple
 
@@ -386,14 +386,22 @@ def circle(centre: Sequence[float], radius: float) -> Points:
     return np.asarray(centre) + offset
 
 
-def blockwise(volume: NDArray[np.uint64], block: Triple) -> tuple[Skeleton, JoinReport]:
-    grid = BlockGrid(Roi((0, 0, 0), volume.shape), block, (0, 0, 0), (1, 1, 1))  # type: ignore[arg-type]
-    pieces = [
-        skeletonize_block(
-            volume[b.read.slices], origin=b.read.offset, voxel_size_nm=SIZE, settings=DEFAULTS
+def blockwise(
+    volume: NDArray[np.uint64], block: Triple, *, context: bool = True
+) -> tuple[Skeleton, JoinReport]:
+    whole = Roi((0, 0, 0), volume.shape)  # type: ignore[arg-type]
+    pieces = []
+    for part in BlockGrid(whole, block, (0, 0, 0), (1, 1, 1)):
+        seen = part.write.grow(context_vox(SIZE)).intersect(whole) if context else part.read
+        pieces.append(
+            skeletonize_block(
+                volume[seen.slices],
+                origin=seen.offset,
+                voxel_size_nm=SIZE,
+                settings=DEFAULTS,
+                block=part.write.relative_to(seen) if context else None,
+            )
         )
-        for b in grid
-    ]
     found, report = join_pieces(pieces, voxel_size_nm=SIZE, settings=DEFAULTS)
     return found[1], report
 
@@ -429,7 +437,7 @@ def test_a_rough_tube_along_a_face_has_no_ring(block: Triple) -> None:
     inner = drawn((48, 48, 96), [line], 2.0)
     outer = drawn((48, 48, 96), [line], 5.0)
     rough = np.where(rng.random(outer.shape) < 0.6, outer, inner)
-    skeleton, report = blockwise(rough, block)
+    skeleton, report = blockwise(rough, block, context=False)
     assert rings_of(skeleton) == 0
     assert report.loops_opened > 0
 
