@@ -57,9 +57,10 @@ def write_blocks(run: Run, blocks: Sequence[Columns]) -> None:
     ledger.begin(Header("skeletonize", "key", len(blocks), {}))
     ledger.set_ready()
     for number, columns in enumerate(blocks):
-        if len(columns["segment"]):
+        filled = len(columns["segment"]) + len(columns["contact_segment"]) > 0
+        if filled:
             write_by_bucket(run.block_file(PIECES, number), columns, run)
-        ledger.mark(Mark(number, "done" if len(columns["segment"]) else "empty"))
+        ledger.mark(Mark(number, "done" if filled else "empty"))
     ledger.close()
     write_bucket_index(run, PIECES, "skeletonize", INDEX)
 
@@ -89,13 +90,13 @@ def gathered(parts: Sequence[Columns]) -> Held:
 
 
 def random_block(rng: np.random.Generator, ids: NDArray[np.uint64], block: int) -> Columns:
-    """Nodes of some segments in any order, edges within segments, contacts."""
+    """Nodes of some segments in any order, edges within segments; contacts of any segment."""
     count = int(rng.integers(0, 40)) if len(ids) else 0
     segment = ids[rng.integers(0, len(ids), count)] if count else np.zeros(0, np.uint64)
     name = block * 1000 + np.arange(count)
     pairs = rng.integers(0, count, (3 * count, 2)) if count else np.zeros((0, 2), np.int64)
     pairs = pairs[(segment[pairs[:, 0]] == segment[pairs[:, 1]]) & (pairs[:, 0] != pairs[:, 1])]
-    owners = rng.permutation(segment)[: count // 2]
+    owners = ids[rng.integers(0, len(ids), int(rng.integers(0, 20)))] if len(ids) else ids
     return {
         "segment": segment,
         "place": np.stack([name, rng.random(count), rng.random(count)], axis=1),
