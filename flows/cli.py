@@ -474,6 +474,14 @@ def skeletonize(
     const_nm: Annotated[
         float | None, typer.Option("--const-nm", help="Further reach of a path, nm.")
     ] = None,
+    tracer: Annotated[
+        str | None,
+        typer.Option("--tracer", help="paths, or kimimaro for all objects, which is slower."),
+    ] = None,
+    soma_nm: Annotated[
+        float | None,
+        typer.Option("--soma-nm", help="A radius from which an object is rooted in its soma, nm."),
+    ] = None,
     min_voxels: Annotated[
         int | None, typer.Option("--min-voxels", help="Smaller objects are left out.")
     ] = None,
@@ -503,7 +511,13 @@ def skeletonize(
 
     given = _given(segments=segmentation.resolve(), voxel_size_nm=voxel_size)
     method = _given(
-        scale=scale, const_nm=const_nm, min_voxels=min_voxels, tick_nm=tick_nm, dust_nm=dust_nm
+        scale=scale,
+        const_nm=const_nm,
+        tracer=tracer,
+        soma_acceptance_nm=soma_nm,
+        min_voxels=min_voxels,
+        tick_nm=tick_nm,
+        dust_nm=dust_nm,
     )
     section = _given(
         block=block,

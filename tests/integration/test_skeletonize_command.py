@@ -240,6 +240,15 @@ def test_the_table_measures_in_nanometres(plain: Run, labels: Labels) -> None:
             assert ((inside >= 0) & (inside < 4)).all(), label
 
 
+def test_the_other_tracer_draws_the_same_neurites(data: Path, plain: Run, tmp_path: Path) -> None:
+    theirs = table(skeletonize(data, tmp_path / "out", "--tracer", "kimimaro"))
+    assert joined(Run(tmp_path / "out")).keys() == joined(plain).keys()
+    for label, row in table(plain).items():
+        same = ("components", "tips", "branch_points", "loops")
+        assert [theirs[label][name] for name in same] == [row[name] for name in same], label
+        assert theirs[label]["cable_nm"] == pytest.approx(row["cable_nm"], rel=0.05, abs=1000)
+
+
 def test_the_swc_unit_changes_the_swc_and_nothing_else(
     data: Path, plain: Run, tmp_path: Path
 ) -> None:
@@ -334,6 +343,8 @@ Axonloom = Callable[..., Any]
         (("--scale", -1), "skeletonize.method.scale"),
         (("--const-nm", 1), "every voxel would be a tip"),
         (("--tick-nm", 5), "no side branch is as short"),
+        (("--tracer", "teasar"), "skeletonize.method.tracer"),
+        (("--soma-nm", 5), "every neurite would count as a soma"),
         (("--swc-unit", "mm"), "proofread.swc_unit"),
         (("--order", "random"), "expected grid or shuffled"),
     ],
