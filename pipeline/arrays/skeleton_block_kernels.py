@@ -1,8 +1,7 @@
 """Paths through the voxels of one object, in time and memory of its voxels.
 
 The rule of TEASAR as kimimaro has it, but no step looks at the box around the object: kimimaro
-clears an array of the box for every path, which a porous object of a thousand paths cannot afford.
-For the many crumbs and the few monsters of a block.
+clears an array of the box for every path, which takes longer than the path.
 
 Voxels are numbered 0 .. N - 1. Their places in a box with a rim of background (flat indices), and
 the voxel at each place of the box (-1: none), tell the neighbours.
@@ -108,8 +107,11 @@ def draw_paths(
         root: where the tree begins.
         targets: (T,) voxels that the tree must hold, drawn first.
         outward: (N,) all voxels, in the order in which they become targets.
-        price: (N,) of entering a voxel; a path takes the cheapest way to the tree.
+        price: (N,) of entering a voxel, for a unit of length; a path takes the cheapest way to
+            the tree.
         reach: (N,) how far, inside the object, a node of the tree stands for others.
+        places, voxel_at, offsets, lengths: as in `spread`.
+        at_nm: (N, 3) where the voxels lie, in the unit of `reach`.
 
     Returns:
         (N,) the voxels of the tree, and the next voxel of each towards the root (-1 at the root).

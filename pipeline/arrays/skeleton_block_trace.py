@@ -8,9 +8,10 @@ times the box. (Not of fewer: an object that is tangled as a whole and ordinary 
 change its length.) A limited one, which fills too much of the block, gets the ways from its root to
 its patches by one search.
 
-Own paths follow the rule of kimimaro (price of a voxel, reach of a path, targets furthest from the
-root first), with two differences: reach is measured inside the object, step by step, and a soma is
-the root but no star runs through it.
+Own paths follow the rule of kimimaro (price of a voxel, reach of a node inside the object, targets
+furthest from the root first), with three differences: the price is paid by length, so that of many
+ways of as few voxels the straight one is taken; what is cut is rooted where it is cut, not at its
+far end; and a soma is the root but no star runs through it.
 
 Source: TEASAR, Sato et al. 2000, doi:10.1109/PCCGA.2000.883951, as implemented in kimimaro.
 """

@@ -13,7 +13,7 @@ instead, and that plane is the seam.
 3. A path tracer draws each component, through these voxels (`skeleton_block_trace`).
 4. Rings that the component has are closed (`skeleton_loops`).
 
-All but the first step look at the boxes of components only: background costs nothing.
+All but the first step look at the voxels of components only: background costs nothing.
 `pipeline.arrays.skeleton_join` puts the pieces together. Blocks should be several times wider than
 the neurites: every crossing of a face bends the centre line by a voxel or two, and an object that
 fills a block has no centre line in it.
