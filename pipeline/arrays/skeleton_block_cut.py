@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -96,12 +97,12 @@ def share_of(labels: NDArray[np.uint64], block: Roi, voxel_size_nm: VoxelSize) -
     depth = np.minimum(units, deepest).astype(np.int32)
     for left in reversed(range(_ROUNDS)):
         outer, hole = climbed.grow((left,) * 3), _shrunk(block, whole, 2 * CLIMB + left)
-        depth = _sum_around(*grid, depth, _ends(outer), hole)
+        depth = _sum_around(grid, depth, _ends(outer), hole)
     still = _shrunk(block, whole, CLIMB)
-    owner = _name_owners(*grid, depth, _ends(block), _ends(near), still, CLIMB)
-    held, rows = _hold(*grid, owner, _ends(near))
-    voxels = grid[0][rows[:, 2]] - near.offset
-    seam = _Seam(rows[:, 0], rows[:, 1], voxels, grid[3][rows[:, 2]], depth[rows[:, 2]])
+    owner = _name_owners(grid, depth, _ends(block), _ends(near), still, CLIMB)
+    held, rows = _hold(grid, owner, _ends(near))
+    voxels = grid.voxels[rows[:, 2]] - near.offset
+    seam = _Seam(rows[:, 0], rows[:, 1], voxels, grid.piece[rows[:, 2]], depth[rows[:, 2]])
     return Share(
         components=keep_voxels(components, held, near.relative_to(whole)),
         roi=near,
@@ -112,15 +113,22 @@ def share_of(labels: NDArray[np.uint64], block: Roi, voxel_size_nm: VoxelSize) -
     )
 
 
-_Grid = tuple[
-    NDArray[np.int64],
-    NDArray[np.int64],
-    NDArray[np.int32],
-    NDArray[np.uint32],
-    NDArray[np.int64],
-]
-"""(N, 3) voxels; (N,) the place of each in their box with a rim; the row at each place, -1 for
-none; (N,) component of each; (27,) the steps to neighbours and to itself, in places, C order."""
+class _Grid(NamedTuple):
+    """The voxels of all objects of a block, laid out in its box with a rim of background.
+
+    Attributes:
+        voxels: (N, 3) int64, in the block.
+        places: (N,) int64, of each in the box.
+        row_at: int32, the row of `voxels` at each place, -1 for none.
+        piece: (N,) uint32, the component of each voxel.
+        around: (27,) int64, the steps to neighbours and to itself, in places, C order.
+    """
+
+    voxels: NDArray[np.int64]
+    places: NDArray[np.int64]
+    row_at: NDArray[np.int32]
+    piece: NDArray[np.uint32]
+    around: NDArray[np.int64]
 
 
 def _lay_out(components: Components) -> _Grid:
@@ -130,7 +138,7 @@ def _lay_out(components: Components) -> _Grid:
     places = (voxels + 1) @ strides
     row_at = np.full(int(extent.prod()), -1, np.int32)
     row_at[places] = np.arange(len(voxels), dtype=np.int32)
-    return voxels, places, row_at, components.number_of_voxels(), _AROUND @ strides
+    return _Grid(voxels, places, row_at, components.number_of_voxels(), _AROUND @ strides)
 
 
 def _ends(roi: Roi) -> NDArray[np.int64]:
@@ -153,25 +161,16 @@ def _inside(voxel: np.ndarray, ends: np.ndarray) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _sum_around(
-    voxels: np.ndarray,
-    places: np.ndarray,
-    row_at: np.ndarray,
-    piece: np.ndarray,
-    around: np.ndarray,
-    values: np.ndarray,
-    outer: np.ndarray,
-    hole: np.ndarray,
-) -> np.ndarray:
+def _sum_around(grid: _Grid, values: np.ndarray, outer: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """The sum over its own piece in the 27 voxels around, of each voxel between two boxes."""
-    sums = np.zeros(len(voxels), np.int32)
-    for row in range(len(voxels)):
-        if not _inside(voxels[row], outer) or _inside(voxels[row], hole):
+    sums = np.zeros(len(grid.voxels), np.int32)
+    for row in range(len(grid.voxels)):
+        if not _inside(grid.voxels[row], outer) or _inside(grid.voxels[row], hole):
             continue
         total = np.int32(0)
         for k in range(27):
-            other = row_at[places[row] + around[k]]
-            if other >= 0 and piece[other] == piece[row]:
+            other = grid.row_at[grid.places[row] + grid.around[k]]
+            if other >= 0 and grid.piece[other] == grid.piece[row]:
                 total += values[other]
         sums[row] = total
     return sums
@@ -184,11 +183,7 @@ def _side(at: int, begin: int, end: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _name_owners(
-    voxels: np.ndarray,
-    places: np.ndarray,
-    row_at: np.ndarray,
-    piece: np.ndarray,
-    around: np.ndarray,
+    grid: _Grid,
     depth: np.ndarray,
     block: np.ndarray,
     near: np.ndarray,
@@ -199,31 +194,22 @@ def _name_owners(
 
     No climb from a voxel of the box `still` leaves the block.
     """
-    owner = np.zeros(len(voxels), np.uint8)
-    for row in range(len(voxels)):
-        if not _inside(voxels[row], near):
+    owner = np.zeros(len(grid.voxels), np.uint8)
+    for row in range(len(grid.voxels)):
+        if not _inside(grid.voxels[row], near):
             continue
         top = row
-        if not _inside(voxels[row], still):
-            top = _climb(row, voxels, places, row_at, piece, around, depth, climb)
+        if not _inside(grid.voxels[row], still):
+            top = _climb(row, grid, depth, climb)
         name = 1
         for axis in range(3):
-            name += _side(voxels[top, axis], block[0, axis], block[1, axis]) * 3 ** (2 - axis)
+            name += _side(grid.voxels[top, axis], block[0, axis], block[1, axis]) * 3 ** (2 - axis)
         owner[row] = name
     return owner
 
 
 @njit(cache=True, nogil=True)
-def _climb(
-    start: int,
-    voxels: np.ndarray,
-    places: np.ndarray,
-    row_at: np.ndarray,
-    piece: np.ndarray,
-    around: np.ndarray,
-    depth: np.ndarray,
-    climb: int,
-) -> int:
+def _climb(start: int, grid: _Grid, depth: np.ndarray, climb: int) -> int:
     """Where one ends that moves to deeper and deeper neighbours, at most `climb` along each axis.
 
     Of equally deep neighbours, the last in C order; at the top, one more step to the last one that
@@ -234,10 +220,10 @@ def _climb(
     while True:
         best, to = depth[here], here
         for k in range(27):
-            other = row_at[places[here] + around[k]]
-            if other < 0 or piece[other] != piece[start] or depth[other] < best:
+            other = grid.row_at[grid.places[here] + grid.around[k]]
+            if other < 0 or grid.piece[other] != grid.piece[start] or depth[other] < best:
                 continue
-            if _apart(voxels[other], voxels[start]) <= climb:
+            if _apart(grid.voxels[other], grid.voxels[start]) <= climb:
                 best, to = depth[other], other
         if best == depth[here]:
             # The last of the equally deep is no top of its own if it is reached twice.
@@ -254,33 +240,25 @@ def _apart(one: np.ndarray, other: np.ndarray) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _hold(
-    voxels: np.ndarray,
-    places: np.ndarray,
-    row_at: np.ndarray,
-    piece: np.ndarray,
-    around: np.ndarray,
-    owner: np.ndarray,
-    near: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+def _hold(grid: _Grid, owner: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The voxels that the block holds, and its seams.
 
     Returns:
         (N,) bool; (S, 3) name of the other block, place in the box `near`, row.
     """
     _, height, width = near[1] - near[0]
-    held = np.zeros(len(voxels), np.bool_)
+    held = np.zeros(len(grid.voxels), np.bool_)
     rows = np.empty((256, 3), np.int64)
     count = 0
     pairs = np.zeros(28, np.bool_)
-    for row in range(len(voxels)):
+    for row in range(len(grid.voxels)):
         if owner[row] == 0:
             continue
-        met = _meets(row, places, row_at, piece, around, owner, pairs)
+        met = _meets(row, grid, owner, pairs)
         held[row] = met or owner[row] == _HERE
         if not met:
             continue
-        z, y, x = voxels[row] - near[0]
+        z, y, x = grid.voxels[row] - near[0]
         for pair in range(28):
             if pairs[pair]:
                 if count == len(rows):
@@ -292,15 +270,7 @@ def _hold(
 
 
 @njit(cache=True, nogil=True)
-def _meets(
-    row: int,
-    places: np.ndarray,
-    row_at: np.ndarray,
-    piece: np.ndarray,
-    around: np.ndarray,
-    owner: np.ndarray,
-    pairs: np.ndarray,
-) -> bool:
+def _meets(row: int, grid: _Grid, owner: np.ndarray, pairs: np.ndarray) -> bool:
     """Whether a voxel is of a seam of the block, and the other blocks of its seams.
 
     The later of two blocks gives the seam, the earlier one holds it too.
@@ -308,8 +278,8 @@ def _meets(
     name = owner[row]
     found = False
     for k in range(27):
-        other = row_at[places[row] + around[k]]
-        if other < 0 or owner[other] == name or piece[other] != piece[row]:
+        other = grid.row_at[grid.places[row] + grid.around[k]]
+        if other < 0 or owner[other] == name or grid.piece[other] != grid.piece[row]:
             continue
         if (name == _HERE and 0 < owner[other] < _HERE) or (name > _HERE and owner[other] == _HERE):
             if not found:
