@@ -15,14 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import kimimaro
 import machine
 import numpy as np
 from chain import scratch, stage_counts, stage_seconds
 from measuring import Usage, run_measured
 from numpy.typing import NDArray
 from printing import print_table, save
-from skeleton_metrics import draw_neurons, write_labels
 
 from flows.runs import prepare, run_stages
 from pipeline.arrays.skeleton_settings import SkeletonSettings, const_nm
@@ -51,6 +49,8 @@ TARGET, SCALING_TARGET = 80.0, 1.7
 
 def kept_tubes(folder: Path, size: int, seed: int) -> Path:
     """Labels of size^3 with 1 % foreground, made once."""
+    from skeleton_metrics import draw_neurons
+
     path = folder / f"tubes_{size}_seed{seed}_v{VERSION}.zarr"
     if not path.exists():
         shape = (size, size, size)
@@ -87,6 +87,8 @@ def kept_neuron(folder: Path) -> Path:
 
 
 def _write(path: Path, shape: Triple, voxels: NDArray[np.int64], ids: NDArray[np.uint64]) -> None:
+    from skeleton_metrics import write_labels
+
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished.zarr")
     remove_tree(unfinished)
@@ -120,6 +122,8 @@ def traced(segments: Path, out: Path, workers: int, block: int = 128) -> Usage:
 
 def kimimaro_alone(segments: Path, block: int) -> float:
     """Seconds of processor of kimimaro on the blocks of a volume, faces and reading left out."""
+    import kimimaro  # half a second, which the runs that are measured do without
+
     volume, settings = Volume.open(segments), SkeletonSettings()
     spent = 0.0
     for box in BlockGrid.over(volume.shape, (block,) * 3):
