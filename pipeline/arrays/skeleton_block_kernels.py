@@ -172,12 +172,11 @@ def _search(
             continue
         for k in range(len(offsets)):
             other = np.int64(voxel_at[places[voxel] + offsets[k]])
-            if other >= 0:
-                onto = reached if drawn[other] else reached + price[other] * lengths[k]
-                if onto < cost[other]:
-                    cost[other] = onto
-                    towards[other] = voxel
-                    heapq.heappush(heap, (onto, other))
+            # The voxels of the tree have their price: a path that hops onto a tip of it would bend.
+            if other >= 0 and reached + price[other] * lengths[k] < cost[other]:
+                cost[other] = reached + price[other] * lengths[k]
+                towards[other] = voxel
+                heapq.heappush(heap, (cost[other], other))
     return target
 
 

@@ -109,7 +109,7 @@ def join_pieces(
     rings = np.zeros((0, 2), np.int32)
     if settings.keep_loops:
         rings = close_rings(alive, ways, place, edges, reach, rings)
-    keep_rest(alive, ways, place, reach, rings)
+    keep_rest(alive, ways, place, welded.radius_nm, reach, rings)
     if settings.keep_loops:
         rings = close_rings(alive, ways, place, edges, reach, rings)
     tree = _tree_edges(alive, ways.parent)

@@ -9,9 +9,10 @@ The union of such traces is thinned by the rule of TEASAR, applied to the graph 
 2. A node further from any face of its block than its radius is no artefact: it stays, with its way
    to the root.
 3. Where that leaves an end, the way goes on to the furthest node ahead (an end of a neurite may lie
-   just behind a face).
+   just behind a face). A thick node counts as further by half its radius.
 4. The rest lies along faces. Furthest first, a node that is out of reach (scale * radius + const)
-   of all that stays is added with its way to the root; what is within reach goes.
+   of all that stays is added with its way to the root; what is within reach goes. Only then is a
+   root at an end carried on as in 3: before, its way on could be an outer part's.
 
 Nothing but ways to the root stays, so every ring is open, those of the object included;
 `pipeline.arrays.skeleton_rings` closes the latter again, after step 2 and at the end: what closes a
@@ -33,6 +34,10 @@ from pipeline.arrays.skeleton_join_reach import covered_by, reached_by_others
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+# How many radii further a node reaches for being central: of the parts into which faces have cut a
+# wide neurite lengthwise, an outer one may reach further than the one with the centre line.
+_CENTRAL = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +78,12 @@ def keep_certain(
 
 
 def keep_rest(
-    kept: Flags, ways: Ways, positions_nm: Floats, reach_nm: Floats, rings: Indices
+    kept: Flags,
+    ways: Ways,
+    positions_nm: Floats,
+    radius_nm: Floats,
+    reach_nm: Floats,
+    rings: Indices,
 ) -> None:
     """Steps 3 and 4: add to `kept`, in place, what it takes to stand for all nodes.
 
@@ -81,12 +91,14 @@ def keep_rest(
         kept: (N,) of `keep_certain`, and the nodes of rings closed since.
         ways: to the roots.
         positions_nm: (N, 3).
+        radius_nm: (N,).
         reach_nm: (N,) the distance within which a node stands for others.
         rings: (K, 2) edges that close rings: their nodes are no ends.
     """
-    for roots_only in (False, True):  # a root in the middle of a path has two ends to go to
-        _extend_ends(kept, ways, positions_nm, reach_nm, rings, roots_only)
-    _add_uncovered(kept, ways, positions_nm, reach_nm)
+    _extend_ends(kept, ways, positions_nm, radius_nm, reach_nm, rings, roots_only=False)
+    _add_uncovered(kept, ways, positions_nm, radius_nm, reach_nm)
+    # A root in the middle of a path has two ends to go to.
+    _extend_ends(kept, ways, positions_nm, radius_nm, reach_nm, rings, roots_only=True)
 
 
 def find_ways(positions_nm: Floats, edges: Indices, radius_nm: Floats) -> Ways:
@@ -234,6 +246,7 @@ def _extend_ends(
     kept: Flags,
     ways: Ways,
     positions_nm: Floats,
+    radius_nm: Floats,
     reach_nm: Floats,
     rings: Indices,
     roots_only: bool,
@@ -257,7 +270,7 @@ def _extend_ends(
         kept, doubled, is_end, anchor, behind, ways.parent, ways.outward, positions_nm, reach_nm
     )
     beyond = np.flatnonzero(away > 0)
-    end, away = anchor[beyond], away[beyond]
+    end, away = anchor[beyond], away[beyond] + _CENTRAL * radius_nm[beyond]
     order = np.lexsort((beyond, -away, end))
     first = np.append(True, np.diff(end[order]) != 0)[: len(order)]
     for node in beyond[order[first]]:
@@ -350,7 +363,9 @@ def _ahead(
     return away
 
 
-def _add_uncovered(kept: Flags, ways: Ways, positions_nm: Floats, reach_nm: Floats) -> None:
+def _add_uncovered(
+    kept: Flags, ways: Ways, positions_nm: Floats, radius_nm: Floats, reach_nm: Floats
+) -> None:
     """Add, furthest first, the nodes that nothing kept reaches, each with its way.
 
     Furthest in a straight line from where its way meets what stays: by length of the way, the node
@@ -361,5 +376,6 @@ def _add_uncovered(kept: Flags, ways: Ways, positions_nm: Floats, reach_nm: Floa
         return
     anchor = anchors(kept, ways.parent, ways.outward)[doubtful]
     away = np.sqrt(((positions_nm[doubtful] - positions_nm[anchor]) ** 2).sum(axis=1))
+    away += _CENTRAL * radius_nm[doubtful]
     doubtful = doubtful[np.lexsort((doubtful, -away))]
     covered_by(kept, ways.parent, ways.root, positions_nm, reach_nm, doubtful)

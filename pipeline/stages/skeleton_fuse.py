@@ -92,7 +92,7 @@ def _contact_columns(contacts: Contacts) -> Columns:
 
 FRAGMENT_JOIN = Stage(
     name="fragment_join",
-    version=1,
+    version=2,
     reads=("skeleton_pieces", "skeleton_index"),
     writes=("fragment_skeletons",),
     parameters=skeleton_parameters,

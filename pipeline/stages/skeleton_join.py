@@ -140,7 +140,7 @@ def create_finished(run: Run) -> None:
 
 JOIN = Stage(
     name="join",
-    version=2,
+    version=3,
     reads=("skeleton_pieces", "skeleton_index"),
     writes=("skeletons", "skeleton_rows"),
     parameters=skeleton_parameters,

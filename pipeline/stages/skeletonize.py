@@ -187,7 +187,7 @@ def _lookup(run: Run) -> tuple[str, ...]:
 
 SKELETONIZE = Stage(
     name="skeletonize",
-    version=4,
+    version=6,
     reads=("segments",),
     optional=("source_soma_mask",),
     more=_lookup,

@@ -380,6 +380,13 @@ def drawn(shape: Triple, centre_lines: Sequence[Points], radius: float) -> NDArr
     return volume
 
 
+def drawn_inside(shape: Triple, line: Points, radius: float) -> NDArray[np.uint64]:
+    """As `drawn`, of a line whose tube may leave the volume."""
+    rim = int(radius) + 2
+    wider = drawn((shape[0] + 2 * rim, shape[1] + 2 * rim, shape[2] + 2 * rim), [line + rim], radius)
+    return np.ascontiguousarray(wider[rim:-rim, rim:-rim, rim:-rim])
+
+
 def circle(centre: Sequence[float], radius: float) -> Points:
     angle = np.linspace(0, 2 * np.pi, 500)
     offset = radius * np.stack([0 * angle, np.cos(angle), np.sin(angle)], axis=1)
@@ -428,6 +435,20 @@ def test_a_tube_along_a_face_has_no_ring(radius: float, block: Triple) -> None:
         line = np.linspace(*ends, 200)
         skeleton, _ = blockwise(drawn((48, 48, 96), [line], radius), block)
         assert (rings_of(skeleton), tip_count(skeleton)) == (0, 2), shift
+
+
+@pytest.mark.parametrize("radius", [5.0, 5.5, 6.0])
+@pytest.mark.parametrize("block", [(64, 32, 80), (32, 32, 80), (22, 32, 20)])
+def test_a_wide_tube_along_a_face_has_its_own_centre_line(radius: float, block: Triple) -> None:
+    # Wider than a block looks: outer parts have skeletons of their own, as long as the axis.
+    for shift in (-2.0, 0.0, 0.5, 2.0):
+        axis = np.array([32.0, 32.0 + shift])
+        line = np.linspace([*axis, 0], [*axis, 79.9], 400)
+        skeleton, _ = blockwise(drawn_inside((64, 64, 80), line, radius), block)
+        nodes = skeleton.nodes
+        away = np.sqrt(((nodes[:, :2] - axis) ** 2).sum(axis=1))
+        assert (rings_of(skeleton), tip_count(skeleton)) == (0, 2), shift
+        assert away.max() < 2.0, shift
 
 
 @pytest.mark.parametrize("block", [(24, 24, 48), (24, 24, 24)])
