@@ -383,7 +383,8 @@ def drawn(shape: Triple, centre_lines: Sequence[Points], radius: float) -> NDArr
 def drawn_inside(shape: Triple, line: Points, radius: float) -> NDArray[np.uint64]:
     """As `drawn`, of a line whose tube may leave the volume."""
     rim = int(radius) + 2
-    wider = drawn((shape[0] + 2 * rim, shape[1] + 2 * rim, shape[2] + 2 * rim), [line + rim], radius)
+    depth, height, width = (length + 2 * rim for length in shape)
+    wider = drawn((depth, height, width), [line + rim], radius)
     return np.ascontiguousarray(wider[rim:-rim, rim:-rim, rim:-rim])
 
 
