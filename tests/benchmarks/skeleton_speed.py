@@ -2,8 +2,7 @@
 
 1. Volumes of winding tubes, 1 % foreground, of growing size: seconds inside blocks of tracing and
    joining, as ns a voxel; beside it kimimaro alone on the same blocks, in one process.
-2. The largest of them with one and with two workers, start of the workers included; beside it what
-   the machine gives at most: two processes at once that know nothing of each other, against one.
+2. The largest of them with one and with two workers, start of the workers included.
 3. One neuron that winds through 10,648 blocks: peak memory of each worker. Only the stages that
    trace and join are run: what is written afterwards for viewers is not part of the question.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -224,27 +222,6 @@ def measure_workers(folder: Path, size: int, repeats: int) -> list[dict[str, Any
     ]
 
 
-def measure_copies(folder: Path, size: int, repeats: int) -> list[dict[str, Any]]:
-    """Wall time of one serial run, and of two at once, in turns: what a second core is worth."""
-    path = kept_tubes(folder, size, 0)
-    walls: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(repeats):
-        for copies in walls:
-            with scratch(folder, "skeletons") as out, ThreadPoolExecutor(copies) as threads:
-                outs = [out / f"run{copy}" for copy in range(copies)]
-                began = time.monotonic()
-                list(threads.map(lambda run: traced(path, run, 0), outs))
-                walls[copies].append(time.monotonic() - began)
-    return [
-        {
-            "processes": copies,
-            "wall_s": min(walls[copies]),
-            "work_a_second": copies * min(walls[1]) / min(walls[copies]),
-        }
-        for copies in walls
-    ]
-
-
 def measure_neuron(folder: Path) -> dict[str, Any]:
     """The long neuron on two workers."""
     path = kept_neuron(folder)
@@ -288,9 +265,6 @@ def main() -> None:
     if "workers" in options.only:
         figures["workers"] = measure_workers(options.folder, max(options.sizes), options.repeats)
         _print(f"{max(options.sizes)}^3; target {SCALING_TARGET} times", figures["workers"])
-        size = min(512, max(options.sizes))
-        figures["copies"] = measure_copies(options.folder, size, options.repeats)
-        _print(f"{size}^3, independent processes at once", figures["copies"])
     if "neuron" in options.only:
         figures["neuron"] = [measure_neuron(options.folder)]
         _print("One neuron through 10,648 blocks, two workers", figures["neuron"])
