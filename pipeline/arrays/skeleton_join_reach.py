@@ -34,7 +34,7 @@ def covered_by(
         doubtful: (D,) nodes that are not kept.
     """
     order, edge, trees, cells = _sorted_cells(root, positions_nm, reach_nm, doubtful)
-    nobody = np.full(len(kept), -1, np.int32)
+    nobody = np.full((len(kept), 2), -1, np.int32)
     covered = np.zeros(len(kept), np.bool_)
     nodes, runs = doubtful[order], _runs(trees, len(kept))
     _cover_all(
@@ -57,7 +57,7 @@ def reached_by_others(
 ) -> Flags:
     """(N,) the nodes in doubt that a kept node of their tree reaches that is not of their own.
 
-    A kept node k is a doubtful node n's own if owner[k] == anchor[n].
+    A kept node k is a doubtful node n's own if anchor[n] is one of owner[k], (N, 2).
     """
     covered = np.zeros(len(kept), np.bool_)
     if len(doubtful):
@@ -154,7 +154,7 @@ def _cover(
     nodes: NDArray[np.int64],
     trees: Indices,
     cells: Indices,
-    owner: int,
+    owner: Indices,
     anchor: Indices,
 ) -> None:
     """Mark all nodes in doubt within reach of a node, but for those anchored at its owner."""
@@ -183,12 +183,13 @@ def _cover_rows(
     positions: Floats,
     reach: Floats,
     nodes: NDArray[np.int64],
-    owner: int,
+    owner: Indices,
     anchor: Indices,
 ) -> None:
     for at in range(begin, end):
         square = 0.0
         for axis in range(3):
             square += (positions[node, axis] - positions[nodes[at], axis]) ** 2
-        if square <= reach[node] ** 2 and anchor[nodes[at]] != owner:
+        own = anchor[nodes[at]] == owner[0] or anchor[nodes[at]] == owner[1]
+        if square <= reach[node] ** 2 and not own:
             covered[nodes[at]] = True

@@ -262,9 +262,8 @@ def _extend_ends(
     is_end, onward = _ends(kept, ways.parent, roots_only)
     is_end[rings.ravel()] = False
     anchor = anchors(kept, ways.parent, ways.outward)
-    behind = _behind(is_end, onward, ways.length_nm, reach_nm)
+    behind, owner = _stretches(is_end, onward, kept, ways.parent, positions_nm, reach_nm)
     near = np.flatnonzero(~kept & is_end[anchor])
-    owner = _owners(is_end, onward, ways.length_nm, reach_nm)
     doubled = reached_by_others(kept, ways.root, positions_nm, reach_nm, near, owner, anchor)
     away = _ahead(
         kept, doubled, is_end, anchor, behind, ways.parent, ways.outward, positions_nm, reach_nm
@@ -302,31 +301,58 @@ def _ends(kept: Flags, parent: Indices, roots_only: bool) -> tuple[Flags, Indice
 
 
 @njit(cache=True, nogil=True)
-def _behind(is_end: Flags, onward: Indices, lengths: Floats, reach: Floats) -> Indices:
-    """(N,) the node that lies an end's reach behind it on its stretch; of others themselves."""
-    behind = np.arange(len(lengths)).astype(np.int32)
-    for end in range(len(lengths)):
-        node = end
-        while is_end[end] and onward[node] >= 0:
-            if abs(lengths[end] - lengths[node]) >= reach[end]:
-                break
-            node = onward[node]
-        behind[end] = node
-    return behind
+def _stretches(
+    is_end: Flags,
+    onward: Indices,
+    kept: Flags,
+    parent: Indices,
+    positions: Floats,
+    reach: Floats,
+) -> tuple[Indices, Indices]:
+    """The stretches that lead to ends, each up to twice the end's reach behind it.
+
+    Returns:
+        (N,) the node that lies an end's reach behind it, of others themselves; (N, 2) the ends of
+        whose stretches a node is, -1 for none. Of more than two stretches, the first and the last.
+    """
+    only, beyond = _past_roots(kept, parent)
+    behind = np.arange(len(parent)).astype(np.int32)
+    owner = np.full((len(parent), 2), -1, np.int32)
+    for end in range(len(parent)):
+        node, before, walked, outward = end, -1, 0.0, False
+        while is_end[end] and node >= 0 and walked <= 2 * reach[end]:
+            owner[node, 0 if owner[node, 0] < 0 else 1] = end
+            if before < 0 or walked - step_length(positions, before, node) < reach[end]:
+                behind[end] = node
+            above = only[node] if outward else onward[node]
+            if above < 0 and not outward and before >= 0:
+                outward, above = True, beyond[before]
+            if above >= 0:
+                walked += step_length(positions, node, above)
+            before, node = node, above
+    return behind, owner
 
 
 @njit(cache=True, nogil=True)
-def _owners(is_end: Flags, onward: Indices, lengths: Floats, reach: Floats) -> Indices:
-    """(N,) for the nodes of an end's stretch up to twice its reach behind it, the end; else -1."""
-    owner = np.full(len(lengths), -1, np.int32)
-    for end in range(len(lengths)):
-        node = end
-        while is_end[end] and node >= 0:
-            if abs(lengths[end] - lengths[node]) > 2 * reach[end]:
-                break
-            owner[node] = end
-            node = onward[node]
-    return owner
+def _past_roots(kept: Flags, parent: Indices) -> tuple[Indices, Indices]:
+    """(N,) the only kept child of each node, and (N,) the one other kept child of a root; or -1."""
+    children = np.zeros(len(kept), np.int32)
+    only = np.full(len(kept), -1, np.int32)
+    beyond = np.full(len(kept), -1, np.int32)
+    for node in range(len(kept)):
+        above = parent[node]
+        if not kept[node] or above < 0:
+            continue
+        children[above] += 1
+        if children[above] == 2 and parent[above] < 0:
+            beyond[node], beyond[only[above]] = only[above], node
+        if children[above] == 3 and parent[above] < 0:
+            beyond[beyond[only[above]]] = -1
+            beyond[only[above]] = -1
+        if children[above] == 1:
+            only[above] = node
+    only[children > 1] = -1
+    return only, beyond
 
 
 @njit(cache=True, nogil=True)

@@ -452,6 +452,20 @@ def test_a_wide_tube_along_a_face_has_its_own_centre_line(radius: float, block: 
         assert away.max() < 2.0, shift
 
 
+@pytest.mark.parametrize("block", [(40, 40, 80), (40, 20, 40), (20, 20, 20)])
+@pytest.mark.parametrize("thick", [55.0, 66.0, 70.0, 74.0])
+def test_a_tube_reaches_the_borders_of_the_volume_wherever_its_root_lies(
+    block: Triple, thick: float
+) -> None:
+    # It is rooted where it is thickest; close to its end, what stays beyond the root is near too.
+    volume = drawn_inside((40, 40, 80), np.linspace([20.2, 20.7, 0], [20.2, 20.7, 79.9], 400), 3.2)
+    volume |= drawn_inside((40, 40, 80), np.array([[20.2, 20.7, thick]]), 4.2)
+    skeleton, _ = blockwise(volume, block)
+    assert skeleton.nodes[:, 2].min() < 1.0
+    assert skeleton.nodes[:, 2].max() > 79.0
+    assert (rings_of(skeleton), tip_count(skeleton)) == (0, 2)
+
+
 @pytest.mark.parametrize("block", [(24, 24, 48), (24, 24, 24)])
 def test_a_rough_tube_along_a_face_has_no_ring(block: Triple) -> None:
     rng = np.random.default_rng(3)
