@@ -3,7 +3,8 @@
 1. Weld: nodes of one segment on the same voxel are one node (blocks share seams of voxels,
    `pipeline.arrays.skeleton_join_weld`).
 2. Join: components whose nearest nodes lie within the join radius, nearest pair first
-   (`pipeline.arrays.skeleton_join_gaps`).
+   (`pipeline.arrays.skeleton_join_gaps`), and nodes that touch across a face
+   (`pipeline.arrays.skeleton_join_touch`).
 3. Thin out: what the faces of blocks have doubled goes (`pipeline.arrays.skeleton_tree`).
 4. Rings: those of the object are closed again, the rest stays open
    (`pipeline.arrays.skeleton_rings`). Side branches that leave a node near a face and end within
@@ -29,13 +30,13 @@ from pipeline.arrays.skeleton import Skeleton
 from pipeline.arrays.skeleton_join_corners import cut_corners
 from pipeline.arrays.skeleton_join_gaps import gap_edges
 from pipeline.arrays.skeleton_join_graph import Indices
+from pipeline.arrays.skeleton_join_touch import touching_edges
 from pipeline.arrays.skeleton_join_weld import Welded, weld
 from pipeline.arrays.skeleton_prune import (
     components,
     drop_dust,
     edge_lengths,
     prune_branches,
-    prune_ticks,
 )
 from pipeline.arrays.skeleton_rings import close_rings
 from pipeline.arrays.skeleton_settings import SkeletonSettings
@@ -103,7 +104,9 @@ def join_pieces(
     welded = weld(pieces)
     place = (welded.voxels + 0.5) * size
     gaps = gap_edges(welded, settings.join_radius_vox)
-    edges = _with_gaps(welded.edges, gaps)
+    edges = _with_more(welded.edges, np.sort(gaps, axis=1))
+    loops, cable = _rings_of(len(place), edges), _cable(place, edges)
+    edges = _with_more(edges, touching_edges(welded, voxel_size_nm))
     reach = settings.scale * welded.radius_nm + const_nm(settings, voxel_size_nm)
     alive, ways = keep_certain(place, edges, welded.radius_nm, welded.face_nm)
     rings = np.zeros((0, 2), np.int32)
@@ -118,19 +121,18 @@ def join_pieces(
     alive &= prune_branches(place, np.concatenate([tree, rings]), at_face)[0]
     cut_corners(alive, ways.parent, welded.voxels, welded.face_nm, rings)
     tree = _tree_edges(alive, ways.parent)
-    del ways, reach, at_face
-    doubled = _cable(place, edges) - _cable(place, tree) - _cable(place, rings)
-    loops = _rings_of(len(alive), edges)
+    del ways, at_face
+    doubled = cable - _cable(place, tree) - _cable(place, rings)
     body = merge_somata(alive, tree, rings, edges, welded.soma, place, welded.radius_nm)
     del alive, tree, edges
-    tick = _TICK_VOX * max(voxel_size_nm) if settings.tick_nm is None else settings.tick_nm
-    kept, pruned = _prune(body, place, tick, settings.dust_nm)
+    ticks = _tick_limits(reach, welded.soma, voxel_size_nm, settings)
+    kept, pruned = _prune(body, place, ticks, settings.dust_nm)
     loops_left = _rings_of(len(body.alive), kept)
     report = JoinReport(
         welded=welded.shared,
         gaps_joined=len(gaps),
         loops_kept=loops_left,
-        loops_opened=loops - loops_left,
+        loops_opened=max(0, loops - loops_left),
         doubled_nm=max(0.0, doubled),
         somata=body.count,
         cable_in_nm=fsum(_cable(p.nodes * size, p.edges) for p in pieces),
@@ -139,12 +141,13 @@ def join_pieces(
     return _split(welded, body, kept), report + pruned
 
 
-def _with_gaps(edges: Indices, gaps: Indices) -> Indices:
-    """Both, sorted."""
-    if not len(gaps):
+def _with_more(edges: Indices, more: Indices) -> Indices:
+    """Both, sorted, each once."""
+    if not len(more):
         return edges
-    both = np.concatenate([edges, np.sort(gaps, axis=1)])
-    return both[np.lexsort((both[:, 1], both[:, 0]))]
+    both = np.concatenate([edges, more])
+    both = both[np.lexsort((both[:, 1], both[:, 0]))]
+    return both[np.append(True, (np.diff(both, axis=0) != 0).any(axis=1))]
 
 
 def _cable(positions_nm: Floats, edges: NDArray[np.integer]) -> float:
@@ -163,14 +166,28 @@ def _tree_edges(alive: Flags, parent: Indices) -> Indices:
     return np.stack([child, parent[child]], axis=1)
 
 
+def _tick_limits(
+    reach_nm: Floats, soma: Flags, voxel_size_nm: VoxelSize, settings: SkeletonSettings
+) -> Floats:
+    """(N,) the length below which a side branch that leaves a node goes.
+
+    Paths are drawn one by one, and what is out of reach of those before may be within reach of
+    those that follow: around a wide ring, each path would leave a spoke.
+    """
+    if settings.tick_nm is not None:
+        return np.full(len(reach_nm), settings.tick_nm)
+    least = _TICK_VOX * max(voxel_size_nm)
+    return np.where(soma, least, np.maximum(reach_nm, least))
+
+
 def _prune(
-    body: Somata, place: Floats, tick_nm: float, dust_nm: float
+    body: Somata, place: Floats, tick_nm: Floats, dust_nm: float
 ) -> tuple[Indices, JoinReport]:
     """Ticks, then dust: the edges that are left, and what went. Clears `body.alive`."""
     edges = np.concatenate([body.tree, body.rings[:, ::-1]])
     edges = edges[np.argsort(edges[:, 0], kind="stable")]
     before = _cable(place, edges)
-    unticked, ticks = prune_ticks(place, edges, tick_nm)
+    unticked, ticks = prune_branches(place, edges, tick_nm)
     body.alive[...] &= unticked
     edges = edges[body.alive[edges].all(axis=1)]
     between = _cable(place, edges)

@@ -60,7 +60,8 @@ class SkeletonSettings(StrictModel):
     smooth_rounds: int = Field(4, ge=0, le=1000)
     """How often nodes are drawn towards their neighbours, within their voxels; 0 keeps centres."""
     tick_nm: float | None = Field(None, ge=0)
-    """Side branches shorter than this are removed, nanometres; null: 5 voxel edges."""
+    """Side branches shorter than this are removed, nanometres; null: 5 voxel edges, and those that
+    end within reach (scale * radius + const) of the node that they leave."""
     dust_nm: float = Field(0.0, ge=0)
     """Components with less cable than this are removed, nanometres; 0 keeps every object."""
 

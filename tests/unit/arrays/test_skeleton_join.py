@@ -19,6 +19,7 @@ from pipeline.arrays.skeleton_join import JoinReport, join_pieces
 from pipeline.arrays.skeleton_join_gaps import gap_edges
 from pipeline.arrays.skeleton_join_graph import number_groups, unite
 from pipeline.arrays.skeleton_join_reach import covered_by
+from pipeline.arrays.skeleton_join_touch import touching_edges
 from pipeline.arrays.skeleton_join_weld import weld
 from pipeline.arrays.skeleton_prune import components, prune_ticks
 from pipeline.arrays.skeleton_settings import SkeletonSettings
@@ -450,6 +451,33 @@ def test_a_wide_tube_along_a_face_has_its_own_centre_line(radius: float, block: 
         away = np.sqrt(((nodes[:, :2] - axis) ** 2).sum(axis=1))
         assert (rings_of(skeleton), tip_count(skeleton)) == (0, 2), shift
         assert away.max() < 2.0, shift
+
+
+@pytest.mark.parametrize("lean", [0.8, 1.0, 1.6])
+def test_a_tube_that_crosses_a_face_at_a_flat_angle_keeps_its_centre_line(lean: float) -> None:
+    # The patch that two blocks share is as long as the tube: its centre is not where it crosses.
+    line = np.linspace([40.4, 32.0 - lean, 0.0], [40.9, 32.0 + lean, 95.9], 600)
+    skeleton, _ = blockwise(drawn_inside((64, 64, 96), line, 5.0), (64, 32, 96))
+    direction = (line[-1] - line[0]) / np.linalg.norm(line[-1] - line[0])
+    across = skeleton.nodes - line[0]
+    across -= (across @ direction)[:, None] * direction
+    assert (rings_of(skeleton), tip_count(skeleton)) == (0, 2)
+    assert np.sqrt((across**2).sum(axis=1)).max() < 3.0
+
+
+def test_a_wide_ring_has_no_spokes() -> None:
+    ring = drawn((60, 90, 90), [circle((30.3, 45.1, 45.4), 30.0)], 4.4)
+    skeleton, _ = blockwise(ring, (60, 90, 90))
+    assert (rings_of(skeleton), tip_count(skeleton)) == (1, 0)
+
+
+def test_nodes_that_touch_across_a_face_are_tied_unless_they_are_already() -> None:
+    one = path([[5, 5, x] for x in range(6)], face_nm=0.0)
+    other = path([[5, 5, 6], [5, 6, 7], [5, 7, 8]], face_nm=0.0)
+    far = path([[5, 5, 8], [5, 5, 9]], face_nm=9000.0)
+    welded = weld([one, other, far])
+    pairs = welded.voxels[touching_edges(welded, SIZE)].tolist()
+    assert {frozenset(map(tuple, pair)) for pair in pairs} == {frozenset({(5, 5, 5), (5, 5, 6)})}
 
 
 @pytest.mark.parametrize("block", [(40, 40, 80), (40, 20, 40), (20, 20, 20)])
