@@ -129,10 +129,20 @@ def prepare(
 
 
 def begin(config: RunConfig, stages: Sequence[Stage], *, replace_output: bool = True) -> Run:
-    """As `prepare`, for stages that the caller names."""
+    """As `prepare`, for stages that the caller names.
+
+    Raises:
+        InputError: the folder of the run cannot be made.
+    """
     check(config, stages, replace_output=replace_output)
     directory = config.run_dir.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{directory}: the folder for the output cannot be made: {error.strerror}; "
+            f"choose one that you may write to"
+        ) from error
     resolved = config.model_copy(update={"run_dir": directory})
     with run_lock(directory / "ledger"):
         save_config(resolved, directory / "config.yaml")

@@ -82,7 +82,7 @@ def build_forest(skeleton: Skeleton, voxel_size_nm: tuple[float, float, float]) 
         raise InputError(
             f"skeleton {skeleton.name}: {len(skeleton.edges)} edges close a cycle, {count} nodes "
             f"in {trees} pieces have {count - trees} edges without one. Scores are defined on "
-            f"trees: remove the edges that close cycles."
+            f"trees: remove the edges that close cycles (SWC files of `skeletonize` have none)."
         )
     length_nm = _lengths_up(
         np.ascontiguousarray(skeleton.nodes), order, up, np.array(voxel_size_nm, np.float64)

@@ -15,21 +15,29 @@ from pipeline.arrays.skeleton_join_graph import Indices, first_row
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
+# How far a thicker node is looked for, in edges of cells, each of two median reaches.
+_FAR = 2.0
+
 
 def covered_by(
     kept: Flags,
     parent: Indices,
     root: Indices,
     positions_nm: Floats,
+    radius_nm: Floats,
     reach_nm: Floats,
     doubtful: NDArray[np.int64],
 ) -> None:
-    """Keep, in the given order, the nodes in doubt that no kept node of their tree reaches.
+    """For each node in doubt that no kept node of its tree reaches, keep one that does.
+
+    It is the thickest of those in doubt that reach it and are out of reach themselves; of equally
+    thick ones the node itself, then the first in the given order.
 
     Args:
         kept: (N,), changed: a node that is added comes with its way to the root.
         parent, root: (N,) the tree of each node.
         positions_nm: (N, 3).
+        radius_nm: (N,).
         reach_nm: (N,) how far a kept node reaches.
         doubtful: (D,) nodes that are not kept.
     """
@@ -41,8 +49,8 @@ def covered_by(
         covered, kept, root, positions_nm, reach_nm, edge, nodes, trees, cells, runs, nobody, root
     )  # fmt: skip
     _thin(
-        covered, kept, parent, root, positions_nm, reach_nm, doubtful, edge,
-        nodes, trees, cells, runs, nobody,
+        covered, kept, parent, root, positions_nm, radius_nm, reach_nm, doubtful, edge,
+        nodes, order, trees, cells, runs, nobody,
     )  # fmt: skip
 
 
@@ -121,10 +129,12 @@ def _thin(
     parent: Indices,
     root: Indices,
     positions: Floats,
+    radius: Floats,
     reach: Floats,
     doubtful: NDArray[np.int64],
     edge: float,
     nodes: NDArray[np.int64],
+    order: NDArray[np.int64],
     trees: Indices,
     cells: Indices,
     runs: Indices,
@@ -133,7 +143,10 @@ def _thin(
     for first in doubtful:
         if covered[first]:
             continue
-        node = first
+        node = _thickest_near(
+            covered, kept, first, runs[root[first]], positions, radius, reach, edge, nodes, order,
+            trees, cells,
+        )  # fmt: skip
         while not kept[node]:
             kept[node] = True
             _cover(
@@ -141,6 +154,57 @@ def _thin(
                 nobody[node], root,
             )  # fmt: skip
             node = parent[node]
+
+
+@njit(cache=True, nogil=True)
+def _thickest_near(
+    covered: Flags,
+    kept: Flags,
+    node: int,
+    run: Indices,
+    positions: Floats,
+    radius: Floats,
+    reach: Floats,
+    edge: float,
+    nodes: NDArray[np.int64],
+    order: NDArray[np.int64],
+    trees: Indices,
+    cells: Indices,
+) -> int:
+    """The thickest node in doubt that reaches one and that nothing covers; at least itself.
+
+    Of equal ones that of the smallest `order`, the place in the order of the nodes in doubt.
+    """
+    best, place = node, np.int64(-1)
+    low, high = _cells_around(node, positions, _FAR * edge, edge)
+    for z in range(low[0], high[0] + 1):
+        for y in range(low[1], high[1] + 1):
+            begin = first_row(trees, cells, run[0], run[1], (trees[run[0]], z, y, low[2]))
+            end = first_row(trees, cells, begin, run[1], (trees[run[0]], z, y, high[2] + 1))
+            for at in range(begin, end):
+                other = nodes[at]
+                if covered[other] or kept[other] or radius[other] < radius[best]:
+                    continue
+                if radius[other] == radius[best] and order[at] >= place:
+                    continue
+                square = 0.0
+                for axis in range(3):
+                    square += (positions[node, axis] - positions[other, axis]) ** 2
+                if square <= reach[other] ** 2:
+                    best, place = other, order[at]
+    return best
+
+
+@njit(cache=True, nogil=True)
+def _cells_around(
+    node: int, positions: Floats, reach: float, edge: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first and the last cell, along each axis, within a distance of a node."""
+    low, high = np.empty(3, np.int64), np.empty(3, np.int64)
+    for axis in range(3):
+        low[axis] = np.floor((positions[node, axis] - reach) / edge)
+        high[axis] = np.floor((positions[node, axis] + reach) / edge)
+    return low, high
 
 
 @njit(cache=True, nogil=True)
@@ -158,10 +222,7 @@ def _cover(
     anchor: Indices,
 ) -> None:
     """Mark all nodes in doubt within reach of a node, but for those anchored at its owner."""
-    low, high = np.empty(3, np.int64), np.empty(3, np.int64)
-    for axis in range(3):
-        low[axis] = np.floor((positions[node, axis] - reach[node]) / edge)
-        high[axis] = np.floor((positions[node, axis] + reach[node]) / edge)
+    low, high = _cells_around(node, positions, reach[node], edge)
     # A reach of many cells may hold fewer nodes than rows of cells: then all are looked at.
     everything = (high[0] - low[0] + 1) * (high[1] - low[1] + 1) * 8 > run[1] - run[0]
     if everything:

@@ -18,6 +18,7 @@ _SOMA_ACCEPTANCE_NM, _SOMA_ACCEPTANCE_VOX = 4_500.0, 4.0
 # The reach of a path is that of the longest edge, 3 by default: beyond this ratio it swallows 150
 # voxels of a plane, whole neurites with their neighbours' branches.
 MAX_ANISOTROPY = 50.0
+_LEAST_EDGE_NM = 1.0
 
 
 class SkeletonSettings(StrictModel):
@@ -87,8 +88,8 @@ def check_settings(voxel_size_nm: VoxelSize, settings: SkeletonSettings) -> None
     """Refuse what gives no skeletons on voxels of this size, before anything is computed.
 
     Raises:
-        InputError: a voxel edge is not a positive number, or the longest is more than 50 times the
-            shortest.
+        InputError: a voxel edge is not a positive number, all are below 1 nm, or the longest is
+            more than 50 times the shortest.
         ConfigError: a length of the settings cannot work: the reach of the thinnest path misses the
             next voxel (every voxel would become a tip), every object would be a soma, or no side
             branch is as short as `tick_nm`.
@@ -99,9 +100,14 @@ def check_settings(voxel_size_nm: VoxelSize, settings: SkeletonSettings) -> None
             f"voxel size {tuple(voxel_size_nm)} nm: skeletons need three positive edges; "
             f"give the voxel size of the volume"
         )
+    if longest < _LEAST_EDGE_NM:
+        raise InputError(
+            f"voxel size {tuple(voxel_size_nm)} nm: no voxel of a microscope is that small; "
+            f"give nanometres, not micrometres"
+        )
     if longest > MAX_ANISOTROPY * shortest:
         raise InputError(
-            f"voxel size {tuple(voxel_size_nm)} nm: the longest edge is {longest / shortest:.3g} "
+            f"voxel size {tuple(voxel_size_nm)} nm: the longest edge is {longest / shortest:.5g} "
             f"times the shortest, skeletons work up to {MAX_ANISOTROPY:g}; "
             f"downsample the volume along its short edges first"
         )

@@ -10,9 +10,10 @@ The union of such traces is thinned by the rule of TEASAR, applied to the graph 
    to the root.
 3. Where that leaves an end, the way goes on to the furthest node ahead (an end of a neurite may lie
    just behind a face). A thick node counts as further by half its radius.
-4. The rest lies along faces. Furthest first, a node that is out of reach (scale * radius + const)
-   of all that stays is added with its way to the root; what is within reach goes. Only then is a
-   root at an end carried on as in 3: before, its way on could be an outer part's.
+4. The rest lies along faces. Furthest first, for a node that is out of reach (scale * radius +
+   const) of all that stays, the thickest such node that reaches it is added with its way to the
+   root; what is within reach goes. Ends are carried on again, and now roots that are ends too:
+   before, their way on could be an outer part's.
 
 Nothing but ways to the root stays, so every ring is open, those of the object included;
 `pipeline.arrays.skeleton_rings` closes the latter again, after step 2 and at the end: what closes a
@@ -97,8 +98,8 @@ def keep_rest(
     """
     _extend_ends(kept, ways, positions_nm, radius_nm, reach_nm, rings, roots_only=False)
     _add_uncovered(kept, ways, positions_nm, radius_nm, reach_nm)
-    # A root in the middle of a path has two ends to go to.
-    _extend_ends(kept, ways, positions_nm, radius_nm, reach_nm, rings, roots_only=True)
+    for roots_only in (False, True):  # a root in the middle of a path has two ends to go to
+        _extend_ends(kept, ways, positions_nm, radius_nm, reach_nm, rings, roots_only)
 
 
 def find_ways(positions_nm: Floats, edges: Indices, radius_nm: Floats) -> Ways:
@@ -404,4 +405,4 @@ def _add_uncovered(
     away = np.sqrt(((positions_nm[doubtful] - positions_nm[anchor]) ** 2).sum(axis=1))
     away += _CENTRAL * radius_nm[doubtful]
     doubtful = doubtful[np.lexsort((doubtful, -away))]
-    covered_by(kept, ways.parent, ways.root, positions_nm, reach_nm, doubtful)
+    covered_by(kept, ways.parent, ways.root, positions_nm, radius_nm, reach_nm, doubtful)

@@ -57,7 +57,10 @@ def _check(run: Run) -> None:
             continue
         found = open_source(path)
         if found.dtype.kind not in "iub" or (name == "segments" and found.dtype.kind == "b"):
-            raise DtypeError(f"{path}: {what} holds integers, got {found.dtype}")
+            raise DtypeError(
+                f"{path}: {what} holds integers, got {found.dtype}; "
+                f"save it as an unsigned integer type"
+            )
         if found.shape != run.shape:
             raise ShapeError(f"{path}: {what} of {found.shape}, but the volume has {run.shape}")
     check_segment_lookup(run)

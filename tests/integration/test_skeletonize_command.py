@@ -333,6 +333,7 @@ Axonloom = Callable[..., Any]
     ("more", "message"),
     [
         (("--voxel-size", 1000, 10, 10), "the longest edge is 100 times the shortest"),
+        (("--voxel-size", 0.5, 0.2, 0.2), "give nanometres, not micrometres"),
         (("--voxel-size", 0, 10, 10), "expected positive numbers"),
         (("--block", 0, 16, 16), "expected positive numbers for z, y, x, got [0, 16, 16]"),
         (("--lookup", "absent.csv"), "absent.csv: no such file"),
@@ -356,6 +357,12 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert found.code == 2
     assert message in " ".join(found.err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(axonloom: Axonloom, data: Path) -> None:
+    found = axonloom(*arguments(data, Path("/proc/axonloom/out")))
+    assert found.code == 2
+    assert "/proc/axonloom/out: the folder for the output cannot be made" in found.err
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.bool_])

@@ -465,6 +465,7 @@ def test_skeletonize_block_gives_the_pieces() -> None:
 @pytest.mark.parametrize(
     ("size", "changes", "error", "match"),
     [
+        ((0.4, 0.2, 0.2), {}, InputError, "give nanometres, not micrometres"),
         ((5100.0, 100.0, 100.0), {}, InputError, "51 times the shortest"),
         ((0.0, 100.0, 100.0), {}, InputError, "positive edges"),
         ((float("nan"), 100.0, 100.0), {}, InputError, "positive edges"),

@@ -29,6 +29,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid, Roi, Triple
 
 SIZE = (1000.0, 1000.0, 1000.0)
+FINE = (300.0, 300.0, 300.0)  # a tube of some voxels' radius is no soma yet
 DEFAULTS = SkeletonSettings()
 PLAIN = SkeletonSettings(join_radius_vox=0, tick_nm=0)
 Points = NDArray[np.float64]
@@ -305,14 +306,19 @@ def test_what_is_out_of_reach_is_added_furthest_first(seed: int) -> None:
         root[node] = root[parent[node]]
     kept = parent < 0
     order = rng.permutation(np.flatnonzero(~kept))
+    radius = rng.integers(1, 5, count).astype(float)
+    apart = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    reached = (apart <= reach) & (root[:, None] == root[None])  # [node, by]
     expected = kept.copy()
-    for node in order.tolist():
-        near = np.linalg.norm(positions - positions[node], axis=1) <= reach
-        if not (near & expected & (root == root[node])).any():
+    for first in order.tolist():
+        if not (reached[first] & expected).any():
+            covered = (reached & expected).any(axis=1)
+            able = [n for n in order.tolist() if reached[first, n] and not covered[n]]
+            node = max(able, key=lambda n: (radius[n], n == first))  # of equals the first in order
             while not expected[node]:
                 expected[node] = True
                 node = parent[node]
-    covered_by(kept, parent, root, positions, reach, order)
+    covered_by(kept, parent, root, positions, radius, reach, order)
     np.testing.assert_array_equal(kept, expected)
 
 
@@ -396,22 +402,26 @@ def circle(centre: Sequence[float], radius: float) -> Points:
 
 
 def blockwise(
-    volume: NDArray[np.uint64], block: Triple, *, context: bool = True
+    volume: NDArray[np.uint64],
+    block: Triple,
+    *,
+    context: bool = True,
+    size: tuple[float, float, float] = SIZE,
 ) -> tuple[Skeleton, JoinReport]:
     whole = Roi((0, 0, 0), volume.shape)  # type: ignore[arg-type]
     pieces = []
     for part in BlockGrid(whole, block, (0, 0, 0), (1, 1, 1)):
-        seen = part.write.grow(context_vox(SIZE)).intersect(whole) if context else part.read
+        seen = part.write.grow(context_vox(size)).intersect(whole) if context else part.read
         pieces.append(
             skeletonize_block(
                 volume[seen.slices],
                 origin=seen.offset,
-                voxel_size_nm=SIZE,
+                voxel_size_nm=size,
                 settings=DEFAULTS,
                 block=part.write.relative_to(seen) if context else None,
             )
         )
-    found, report = join_pieces(pieces, voxel_size_nm=SIZE, settings=DEFAULTS)
+    found, report = join_pieces(pieces, voxel_size_nm=size, settings=DEFAULTS)
     return found[1], report
 
 
@@ -446,7 +456,7 @@ def test_a_wide_tube_along_a_face_has_its_own_centre_line(radius: float, block: 
     for shift in (-2.0, 0.0, 0.5, 2.0):
         axis = np.array([32.0, 32.0 + shift])
         line = np.linspace([*axis, 0], [*axis, 79.9], 400)
-        skeleton, _ = blockwise(drawn_inside((64, 64, 80), line, radius), block)
+        skeleton, _ = blockwise(drawn_inside((64, 64, 80), line, radius), block, size=FINE)
         nodes = skeleton.nodes
         away = np.sqrt(((nodes[:, :2] - axis) ** 2).sum(axis=1))
         assert (rings_of(skeleton), tip_count(skeleton)) == (0, 2), shift
@@ -457,7 +467,7 @@ def test_a_wide_tube_along_a_face_has_its_own_centre_line(radius: float, block: 
 def test_a_tube_that_crosses_a_face_at_a_flat_angle_keeps_its_centre_line(lean: float) -> None:
     # The patch that two blocks share is as long as the tube: its centre is not where it crosses.
     line = np.linspace([40.4, 32.0 - lean, 0.0], [40.9, 32.0 + lean, 95.9], 600)
-    skeleton, _ = blockwise(drawn_inside((64, 64, 96), line, 5.0), (64, 32, 96))
+    skeleton, _ = blockwise(drawn_inside((64, 64, 96), line, 5.0), (64, 32, 96), size=FINE)
     direction = (line[-1] - line[0]) / np.linalg.norm(line[-1] - line[0])
     across = skeleton.nodes - line[0]
     across -= (across @ direction)[:, None] * direction
@@ -467,7 +477,7 @@ def test_a_tube_that_crosses_a_face_at_a_flat_angle_keeps_its_centre_line(lean: 
 
 def test_a_wide_ring_has_no_spokes() -> None:
     ring = drawn((60, 90, 90), [circle((30.3, 45.1, 45.4), 30.0)], 4.4)
-    skeleton, _ = blockwise(ring, (60, 90, 90))
+    skeleton, _ = blockwise(ring, (60, 90, 90), size=FINE)
     assert (rings_of(skeleton), tip_count(skeleton)) == (1, 0)
 
 
@@ -488,7 +498,7 @@ def test_a_tube_reaches_the_borders_of_the_volume_wherever_its_root_lies(
     # It is rooted where it is thickest; close to its end, what stays beyond the root is near too.
     volume = drawn_inside((40, 40, 80), np.linspace([20.2, 20.7, 0], [20.2, 20.7, 79.9], 400), 3.2)
     volume |= drawn_inside((40, 40, 80), np.array([[20.2, 20.7, thick]]), 4.2)
-    skeleton, _ = blockwise(volume, block)
+    skeleton, _ = blockwise(volume, block, size=FINE)
     assert skeleton.nodes[:, 2].min() < 1.0
     assert skeleton.nodes[:, 2].max() > 79.0
     assert (rings_of(skeleton), tip_count(skeleton)) == (0, 2)
